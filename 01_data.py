@@ -1,0 +1,1119 @@
+# %% [markdown]
+r"""
+# Clips of people handling things
+
+HOLD learns from videos of *people* and is used on *robots*. The videos are Something-Something v2 (SSv2): 220,847
+clips of two to six seconds, each showing one of 174 everyday actions on some object. This lecture shows what they
+look like, makes a stand-in for those who do not have them, and follows a clip from the file to what a network sees.
+
+**Takes** nothing. **Writes** a folder in SSv2's layout, which every later script reads:
+
+```
+data/standin/20bn-something-something-v2/<id>.webm              VP9, 12 frames per second
+data/standin/labels/{labels,train,validation,test}.json         SSv2's own forms
+data/standin/manifest.json                                      the settings the clips were made with
+data/standin/figures/*.png                                      the pictures of this lecture
+```
+
+```
+python 01_data.py                        # 1,000 clips of 96 x 72 pixels: one to two minutes on two cores, no GPU
+python 01_data.py --preset full          # 20,000 clips of 320 x 240: three hours on one core, 24 minutes on eight
+python 01_data.py --clips 3000           # adds the missing ones to those that are there
+```
+
+Stop it at any moment; the same command goes on. Clip number $i$ depends only on `--seed`, $i$ and the picture size.
+"""
+
+# %%
+import atexit
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy.ndimage import zoom
+from scipy.spatial.transform import Rotation
+from torchvision.transforms.v2 import functional as TF
+from tqdm.auto import tqdm
+
+from common import UserError, find_clips, parse_config, pick_gl, plot_style, read_clip, write_video, write_whole
+
+FPS = 12  # SSv2's nominal rate
+VERSION = 5  # of the recipe below; clips of different recipes do not share a folder
+
+
+# %%
+@dataclass
+class Config:
+    """Make stand-in clips in the layout of Something-Something v2."""
+
+    out: str = "data/standin"  # folder to write
+    clips: int = 1000  # number of clips, all splits together; SSv2 has 220,847
+    seed: int = 0  # clip i depends on the seed, on i and on the picture size alone
+    height: int = 72  # of the pictures, even; SSv2: 240
+    width: int = 96  # of the pictures, even
+    samples: int = 0  # multisampling against jagged edges; 0 is fastest
+    workers: int = 0  # processes that render; 0 takes one per core
+
+    @classmethod
+    def full(cls):
+        """SSv2's picture height, and clips by the ten thousand."""
+        return cls(out="data/standin-full", clips=20_000, height=240, width=320, samples=4)
+
+    @classmethod
+    def smoke(cls):
+        """One clip of every action, for tests and a look around."""
+        return cls(out="runs/smoke/clips", clips=len(ACTIONS), height=48, width=64)
+
+
+# %% [markdown]
+r"""
+## Something-Something v2
+
+People were given a sentence with holes, such as *Pushing [something] from left to right*, took something at hand, did
+it and filmed it. The sentence is the clip's **template**, what they took its **placeholders**. HOLD uses neither:
+what it needs is that in thousands of homes, seen from all sides, *something changes because of a hand*, and that
+clips begin shortly before the change and end shortly after.
+
+Qualcomm gives the data to researchers after a registration. It comes as many parts of one archive and a package of
+labels; join the parts and unpack them in one go:
+
+```
+cat 20bn-something-something-v2-?? | tar -xz        # -> 20bn-something-something-v2/1.webm ... 220847.webm
+```
+
+The splits hold 168,913 (train), 24,777 (validation) and 27,157 clips (test; no labels). A training entry reads
+
+```
+{"id": "78687", "label": "pushing a cup from left to right",
+ "template": "Pushing [something] from left to right", "placeholders": ["a cup"]}
+```
+
+and `labels.json` gives every template, brackets removed, a number written as text. Put the JSONs into `labels/`
+beside the videos and give the folder to a later script with `--data`. No script of ours learns from labels; they tell
+which clip belongs to which split. A folder of videos *without* labels is therefore just as good.
+"""
+
+# %% [markdown]
+r"""
+## A stand-in: one clip, from the inside out
+
+Our clips come from MuJoCo, a physics simulator with a renderer. We use only the renderer: nothing is simulated. A
+clip is a small **play** on a table with one rule, the one that makes SSv2 worth learning from: *a thing moves only
+where a hand moves it*. Five draws make a play:
+
+1. **timing**: idle, *reach*, *act*, *leave*, idle again;
+2. **action**: which thing, and how its pose follows the progress of the act;
+3. **arm**: whose hand, from which side, how steep;
+4. **camera**: from where, how shaky;
+5. **world**: textures, colours, lights, clutter.
+
+We work in the frame of the *picture*: $x$ points to the right of the picture, $y$ away from the camera, $z$ up.
+Turning the camera around the table would be the same as turning everything else, so the arm and the thing get the
+random directions, and a label that says *left* is right by construction.
+
+**Timing.** A hand that moves from rest to rest follows closely the path of least jerk (the third derivative), which
+is
+
+$$ e(t) = 10t^3 - 15t^4 + 6t^5, \qquad 0 \le t \le 1 . $$
+"""
+
+
+# %%
+def ease(t):
+    """Minimum-jerk progress: 0 until t = 0, 1 from t = 1 on (Flash and Hogan, 1985)."""
+    t = np.clip(t, 0, 1)
+    return t**3 * (10 - 15 * t + 6 * t**2)
+
+
+class Timing(NamedTuple):
+    """Progress from 0 to 1 of the three parts of a clip, (T,) each, and the seconds since the act was over."""
+
+    reach: np.ndarray
+    act: np.ndarray
+    leave: np.ndarray
+    after: np.ndarray
+
+
+def draw_timing(rng):
+    """Draw two to five seconds of idle, reach, act, leave and idle; some hands are there from the start, some stay."""
+    idle, reach, act, leave, rest = rng.uniform((0, 0.5, 0.8, 0.5, 0.0), (0.3, 1.2, 1.8, 1.0, 0.6))
+    idle, reach = idle * (rng.random() < 0.5), reach * (rng.random() < 0.85)
+    stays, done = rng.random() < 0.35, idle + reach + act
+    t = np.arange(round(np.clip(done + (0.2 if stays else leave) + rest, 2, 5) * FPS)) / FPS  # (T,)
+    u = (t - idle - reach) / act
+    if rng.random() < 0.2:  # a hesitation half way
+        u = np.interp(u, [0, 0.35, 0.6, 1], [0, 0.45, 0.5, 1])
+    progress = lambda start, seconds: ease((t - start) / seconds) if seconds else np.ones_like(t)
+    leaving = 0 * t if stays else progress(done + 0.1, leave)
+    return Timing(progress(idle, reach), ease(u), leaving, np.maximum(t - done, 0))
+
+
+assert ease(np.array([-1, 0, 0.5, 1, 2])).tolist() == [0, 0, 0.5, 1, 1]
+
+# %% [markdown]
+r"""
+**Things** are put together from boxes, cylinders and capsules (a cylinder with round ends), written as MJCF, MuJoCo's
+XML. Lengths are metres, and every position is relative to the middle of the thing's foot. Small things are moved as a
+whole. Colours are drawn with a random saturation, because real kitchens are greyer than a random number generator.
+"""
+
+
+# %%
+def text(*values):
+    """Write numbers as MJCF wants them."""
+    return " ".join(f"{v:.4f}" for v in np.concatenate([np.ravel(v) for v in values]))
+
+
+def rgb(rng):
+    """Draw a colour, from grey to gaudy."""
+    color = rng.uniform(0.05, 1, 3)
+    return text(color.mean() + (color - color.mean()) * rng.uniform(0, 1))
+
+
+def geom(kind, size, at, color, euler=(0, 0, 0)):
+    """One MJCF shape of half-sizes `size` (m) at `at`; Euler angles in degrees."""
+    return f'<geom type="{kind}" size="{text(size)}" pos="{text(at)}" euler="{text(euler)}" rgba="{color} 1"/>'
+
+
+def rod(start, end, radius, color):
+    """A capsule between two points."""
+    return f'<geom type="capsule" size="{radius:.4f}" fromto="{text(start, end)}" rgba="{color} 1"/>'
+
+
+class Thing(NamedTuple):
+    """An object: shapes, radius of its foot, height; and, where it has a moving part, how far and where to take it."""
+
+    name: str
+    xml: str
+    radius: float
+    height: float
+    range: float = 0.0  # of the joint, metres or radians
+    handle: Callable = None  # joint (T,) -> where the hand takes the part (T, 3), in the frame of the thing
+
+
+# %%
+def small(rng, kinds=("box", "book", "can", "cup", "bottle", "ball")):
+    """Draw something that a hand can move as a whole."""
+    kind, r, h = rng.choice(kinds), rng.uniform(0.035, 0.075), rng.uniform(0.07, 0.15)
+    main, other, third, side = rgb(rng), rgb(rng), rgb(rng), rng.choice([-1, 1])
+    if kind == "ball":
+        xml, h = geom("sphere", r, (0, 0, r), main), 2 * r
+        xml += geom("cylinder", (r * 1.02, r / 5), (0, 0, r), other, (90, 0, 0))
+    elif kind in ("box", "book"):
+        x, y, h = r * rng.uniform(0.7, 1.5), r * rng.uniform(0.7, 1.5), h if kind == "box" else h / 4
+        xml, r = geom("box", (x, y, h / 2), (0, 0, h / 2), main), max(x, y)
+        xml += geom("box", (x * 1.02, y * 1.02, h / 10), (0, 0, h * rng.uniform(0.2, 0.8)), other)
+        xml += geom("box", (x * 0.6, y * 0.6, 0.001), (0, 0, h), third)
+    else:
+        xml = geom("cylinder", (r, h / 2), (0, 0, h / 2), main)
+        xml += geom("cylinder", (r * 1.03, h * rng.uniform(0.05, 0.3)), (0, 0, h / 2), other)
+        xml += geom("cylinder", (r * 0.85, 0.002), (0, 0, h), third)
+    if kind == "cup":
+        loop = np.array([(1, 0, 0.8), (1.7, 0, 0.7), (1.7, 0, 0.3), (1, 0, 0.2)]) * [side * r, 1, h]
+        xml += "".join(rod(a, b, r / 6, main) for a, b in zip(loop, loop[1:]))
+    if kind == "bottle":
+        xml += geom("ellipsoid", (r, r, h / 4), (0, 0, h), main)
+        xml, h = xml + geom("cylinder", (r * 0.4, h / 6), (0, 0, h * 1.3), third), 1.45 * h
+    return Thing(str(kind), xml, r, h)
+
+
+# %% [markdown]
+r"""
+**Things with a moving part** have a joint $q$ and a handle whose place $h(q)$ follows from it. A drawer's moves along
+a line. A lid's moves on a circle: the hinge is at the back edge of the box, at depth $d$ and height $2h$, the lid
+reaches $2d$ to the front, so
+
+$$ h(q) = (0,\; d - 2d\cos q,\; 2h + 2d\sin q), $$
+
+which is the front edge for $q = 0$ and straight above the hinge for $q = \pi/2$. MuJoCo turns the lid by the same
+$q$, so the hand that is put at $h(q)$ stays on it. Sizes and ranges are such that the part moves far in the picture.
+"""
+
+
+# %%
+def part(xml, joint, axis, at=(0, 0, 0)):
+    """A part that moves; the name of its joint is filled in when the thing is put on the table."""
+    return f'<body pos="{text(at)}"><joint name="NAME" type="{joint}" axis="{text(axis)}"/>{xml}</body>'
+
+
+def drawer(rng):
+    """A case with a drawer that slides out towards -y."""
+    w, d, h, t = rng.uniform(0.07, 0.13), rng.uniform(0.07, 0.12), rng.uniform(0.03, 0.07), 0.006
+    case, inner, front, knob = (rgb(rng) for _ in range(4))
+    xml = "".join(geom("box", (w, d, t), (0, 0, z), case) for z in (t, 2 * h)) + geom("box", (w, t, h), (0, d, h), case)
+    xml += "".join(geom("box", (t, d, h), (x, 0, h), case) for x in (-w, w))
+    tray = geom("box", (w * 0.94, t, h * 0.9), (0, -d, h), front)
+    tray += geom("box", (w * 0.9, d * 0.95, t), (0, 0, 0.4 * h), inner)
+    tray += "".join(geom("box", (t, d * 0.95, h / 2), (x, 0, 0.8 * h), inner) for x in (-w * 0.9, w * 0.9))
+    bar, y = rng.choice([0.05, 0.5]) * w, -d - 0.025
+    tray += rod((-bar, y, h), (bar, y, h), 0.009, knob) + rod((0, -d, h), (0, y, h), 0.007, knob)
+    handle = lambda q: np.stack([0 * q, -d - 0.03 - q, h + 0 * q], -1)
+    return Thing("drawer", xml + part(tray, "slide", (0, -1, 0)), max(w, d), 2 * h, 1.5 * d, handle)
+
+
+def lid(rng):
+    """A box, or a thing as flat as a laptop, with a lid hinged at its back."""
+    w, d, h, t = rng.uniform(0.06, 0.12), rng.uniform(0.05, 0.1), rng.uniform(0.008, 0.05), 0.006
+    wall, inner, top = rgb(rng), rgb(rng), rgb(rng)
+    xml = geom("box", (w, d, h), (0, 0, h), wall) + geom("box", (w * 0.9, d * 0.9, 0.002), (0, 0, 2 * h), inner)
+    cover = geom("box", (w, d, t), (0, -d, t), top) + geom("box", (w * 0.9, d * 0.9, t), (0, -d, 0), inner)
+    handle = lambda q: np.stack([0 * q, d - 2 * d * np.cos(q), 2 * h + 2 * d * np.sin(q)], -1)
+    xml += part(cover, "hinge", (-1, 0, 0), (0, d, 2 * h))
+    return Thing("box", xml, max(w, d), 2 * h + d, rng.uniform(1.4, 2.2), handle)
+
+
+def door(rng):
+    """A cupboard with a door hinged on the left or the right."""
+    w, d, h, s = rng.uniform(0.06, 0.11), rng.uniform(0.04, 0.08), rng.uniform(0.06, 0.12), rng.choice([-1, 1])
+    xml = geom("box", (w, d, h), (0, 0, h), rgb(rng)) + geom("box", (w * 0.9, 0.002, h * 0.9), (0, -d, h), rgb(rng))
+    leaf = geom("box", (w, 0.006, h), (s * w, -0.006, 0), rgb(rng))
+    leaf += rod((s * 1.8 * w, -0.02, -0.02), (s * 1.8 * w, -0.02, 0.02), 0.008, rgb(rng))
+    handle = lambda q: np.stack([s * w * (1.8 * np.cos(q) - 1), -d - 0.02 - 1.8 * w * np.sin(q), h + 0 * q], -1)
+    xml += part(leaf, "hinge", (0, 0, -s), (-s * w, -d, h))
+    return Thing("cupboard", xml, max(w, d), 2 * h, rng.uniform(1.2, 2), handle)
+
+
+# %% [markdown]
+r"""
+A lever and a knob turn about the vertical. They have no *open* and *closed*: any angle may be the first or the last,
+and a distance that wants to know how far a turn has come has to look at the goal. Taps in a robot's world are like
+that.
+"""
+
+
+# %%
+def lever(rng):
+    """A post with a lever that turns about the vertical; half of them have a spout, as taps do."""
+    r, h, length = rng.uniform(0.015, 0.035), rng.uniform(0.03, 0.1), rng.uniform(0.07, 0.13)
+    xml = "".join(geom("cylinder", size, (0, 0, size[1]), rgb(rng)) for size in ((r, h / 2), (2 * r, 0.006)))
+    xml += rod((0, 0, h * 0.7), (0, length * 0.8, h * 0.7), r * 0.6, rgb(rng)) * int(rng.integers(2))
+    bar = geom("cylinder", (r * 1.1, 0.012), (0, 0, 0), rgb(rng))
+    bar += rod((0, 0, 0.01), (0, -length, 0.01), rng.uniform(0.008, 0.018), rgb(rng))
+    handle = lambda q: 0.9 * length * np.stack([np.sin(q), -np.cos(q), 0 * q], -1) + [0, 0, h + 0.015]
+    return Thing("lever", xml + part(bar, "hinge", (0, 0, 1), (0, 0, h + 0.01)), length, h + 0.03, 1.0, handle)
+
+
+def dial(rng):
+    """A knob with a mark on a plate."""
+    r, h = rng.uniform(0.035, 0.07), rng.uniform(0.02, 0.05)
+    top = geom("cylinder", (r, h / 2), (0, 0, h / 2), rgb(rng))
+    top += geom("box", (r * 0.2, r * 0.6, h * 0.7), (0, -r * 0.5, h / 2), rgb(rng))
+    xml = geom("box", (1.5 * r, 1.5 * r, 0.005), (0, 0, 0.005), rgb(rng)) + part(top, "hinge", (0, 0, 1))
+    return Thing("knob", xml, 1.5 * r, h, 1.3, lambda q: np.outer(0 * q + h + 0.01, [0, 0, 1]))
+
+
+# %% [markdown]
+r"""
+**Hands.** A forearm in a sleeve, a palm, and five fingers of two segments, bent by a random angle. The origin lies
+where the fingertips meet the thing, $x$ along the fingers and $z$ out of the back of the hand, so that *placing the
+hand* means *saying where it touches*. The finger joints open on the way to the thing. One manipulator in five is a
+two-jaw gripper, and some hands hold a stick: people use tools, and the robot to come has no fingers.
+"""
+
+
+# %%
+def finger(root, lengths, radius, color, bend, spread):
+    """Two hinged segments, each bent by `bend` radians; their joints take the extra opening."""
+    hinge, down = '<joint axis="0 1 0"/>', np.degrees(bend)
+    inner, outer = (rod((0, 0, 0), (length, 0, 0), radius, color) for length in lengths)
+    outer = f'<body pos="{lengths[0]} 0 0" euler="0 {down} 0">{hinge}{outer}</body>'
+    return f'<body pos="{text(root)}" euler="0 {down} {np.degrees(spread)}">{hinge}{inner}{outer}</body>'
+
+
+# %% [markdown]
+r"""
+With both segments bent by $b$, a finger reaches $\ell_1\cos b + \ell_2\cos 2b$ forward and
+$\ell_1\sin b + \ell_2\sin 2b$ down; the knuckles go that far back and up from the origin. Skin
+and sleeve have colours of people and of clothes.
+"""
+
+
+# %%
+def arm(rng, wrist, radius, lower, upper):
+    """A forearm from the wrist back to the elbow, and an upper arm that turns off there."""
+    elbow = np.array(wrist) - [rng.uniform(0.25, 0.7), 0, 0]
+    return rod(wrist, elbow, radius, lower) + rod(elbow, elbow + [-0.7, *rng.normal(0, 0.3, 2)], radius * 1.3, upper)
+
+
+def hand(rng):
+    """A left or right hand on a sleeved arm; one in eight holds a stick."""
+    s, side, bend, cloth = rng.uniform(0.85, 1.25), rng.choice([-1, 1]), rng.uniform(0.1, 0.7), rgb(rng)
+    skin = np.clip(np.array([0.95, 0.76, 0.62]) * rng.uniform(0.3, 1) + rng.normal(0, 0.03, 3), 0.05, 1)
+    skin, dark = text(skin), text(skin * 0.88)
+    stick = rng.uniform(0.08, 0.16) if rng.random() < 0.125 else 0
+    x = -s * (0.042 * np.cos(bend) + 0.034 * np.cos(2 * bend)) - stick  # where the fingers begin
+    z = s * (0.042 * np.sin(bend) + 0.034 * np.sin(2 * bend))
+    xml = "".join(finger((x, 0.019 * i * s, z), (0.042 * s, 0.034 * s), 0.0085 * s, (skin, dark)[k % 2], bend, 0.06 * i)
+                  for k, i in enumerate((-1.5, -0.5, 0.5, 1.5)))
+    thumb = (x - 0.055 * s, side * 0.035 * s, z - 0.01)
+    xml += finger(thumb, (0.045 * s, 0.032 * s), 0.01 * s, skin, bend / 2, side * 0.55)
+    xml += geom("box", (0.042 * s, 0.034 * s, 0.011 * s), (x - 0.042 * s, 0, z), skin)
+    xml += rod((x - 0.085 * s, 0, z), (x - 0.3 * s, 0, z), 0.024 * s, dark)
+    xml += arm(rng, (x - rng.uniform(0.12, 0.3) * s, 0, z), rng.uniform(0.03, 0.045) * s, cloth, cloth)
+    return xml + (rod((0, 0, 0), (-stick - 0.1, 0, 0.01), rng.uniform(0.004, 0.012), rgb(rng)) if stick else "")
+
+
+def gripper(rng):
+    """Two jaws on a thick arm, as robots have; the same frame as a hand."""
+    s, metal, paint = rng.uniform(0.8, 1.4), text(rng.uniform(0.05, 0.8, 3).mean() * np.ones(3)), rgb(rng)
+    gap = rng.uniform(0.012, 0.04) * s
+    xml = "".join(geom("box", (0.03 * s, 0.007 * s, 0.012 * s), (-0.03 * s, y, 0), metal) for y in (-gap, gap))
+    xml += geom("box", (0.02 * s, 0.045 * s, 0.02 * s), (-0.08 * s, 0, 0), paint)
+    xml += rod((-0.1 * s, 0, 0), (-0.2, 0, 0), 0.035 * s, metal)
+    return xml + arm(rng, (-0.2, 0, 0), rng.uniform(0.03, 0.07) * s, paint, metal if rng.random() < 0.3 else paint)
+
+
+# %% [markdown]
+r"""
+## Actions
+
+An action gets the progress of the act $u$ `(T,)` and the seconds $s$ `(T,)` since the hand let go, and returns a
+`Play`: the things, a pose for each of them (position, rotation vector, joint) and where the fingertips are while they
+touch. So **the thing's pose and the hand's place are two functions of one $u$**, and cannot come apart. Before the
+act $u = 0$, hence a thing stays put until it is touched; what happens *after* the hand let go (falling, rolling on)
+depends on $s$.
+
+With `real=False` the hand does all its movements a little beside the thing, whose $u$ stays 0. Such clips, and those
+where the hand comes, acts and *leaves*, are there on purpose: in both, a network that looks only at the hand cannot
+tell late from early. For the same reason every change is there in both directions: a drawer is opened as often as
+closed.
+"""
+
+
+# %%
+class Play(NamedTuple):
+    """What happens between hand and things; all paths in metres, in the frame of the picture."""
+
+    things: list
+    poses: list  # per thing: position (T, 3), rotation vector (T, 3) or (3,), joint (T,) or a number
+    touch: np.ndarray  # where the fingertips are during the act (T, 3)
+    stand: np.ndarray = None  # direction from the touch to where the arm comes from (3,); None: anywhere
+    twist: float = 0.0  # radians by which the hand turns during the act
+    held: tuple = (False, False)  # is the thing in the air at the beginning, at the end? Then the hand must be there
+
+
+UP = np.array([0.0, 0, 1])
+
+
+def toward(rng, way=None, spread=0.3):
+    """Draw a horizontal unit vector near `way`, or anywhere."""
+    angle = np.arctan2(way[1], way[0]) + rng.uniform(-spread, spread) if way else rng.uniform(-np.pi, np.pi)
+    return np.array([np.cos(angle), np.sin(angle), 0])
+
+
+def spin(rng):
+    """Draw a rotation about the vertical."""
+    return UP * rng.uniform(-np.pi, np.pi)
+
+
+def rotate(rotvec, point):
+    """Rotate a point (3,) or points (T, 3) by rotation vectors (3,) or (T, 3)."""
+    return Rotation.from_rotvec(rotvec).apply(point)
+
+
+assert np.allclose(rotate(UP * np.pi / 2, [1, 0, 0]), [0, 1, 0])
+
+# %% [markdown]
+r"""
+**Carrying.** Most of SSv2 is a hand that takes something from here to there. A push touches the far side of the way,
+a pull the near side. What is dropped falls by $g s^2 / 2$ until it lies on something: one line of physics is enough.
+"""
+
+
+# %%
+def shift(rng, u, s, way=None, push=None):
+    """Push a thing from behind or pull it from the front, along a direction of the picture."""
+    thing, way, push = small(rng), toward(rng, way), rng.random() < 0.6 if push is None else push
+    length, side = rng.uniform(0.12, 0.3), -way if push else way
+    path = np.outer(u - 0.5, way * length)
+    touch = path + side * thing.radius + UP * (thing.height * rng.uniform(0.3, 0.8))
+    return Play([thing], [(path, spin(rng), 0)], touch, side)
+
+
+def raise_up(rng, u, s, up=True, drop=False, real=True):
+    """Lift a thing up, lift and drop it, or put it down; unreal: an empty hand goes up."""
+    thing, top = small(rng), toward(rng) * rng.uniform(0, 0.12) + UP * rng.uniform(0.1, 0.25)
+    path = lambda u: np.outer(u if up else 1 - u, top)
+    fall = np.minimum(4.9 * s**2, top[2]) * drop * (s > 0)  # g/2 s^2, down to the table
+    touch = path(u) + UP * (thing.height * rng.uniform(0.7, 1) + 0.03 * (not real))
+    held = not up, up and real and not drop
+    return Play([thing], [(path(u * real) - np.outer(fall, UP), spin(rng), 0)], touch, held=held)
+
+
+def near(rng, u, s, closer=True):
+    """Move a thing closer to another one, or away from it."""
+    thing, other, way = small(rng), small(rng), toward(rng)
+    gap = thing.radius + other.radius + 0.015 + rng.uniform(0.15, 0.3) * (1 - u if closer else u)
+    touch = np.outer(gap, way) + UP * thing.height * rng.uniform(0.5, 1) + way * thing.radius * 0.7
+    return Play([thing, other], [(np.outer(gap, way), spin(rng), 0), (0 * touch, spin(rng), 0)], touch, way)
+
+
+def onto(rng, u, s, drop=False):
+    """Put a thing onto another one, or drop it there."""
+    thing, other, way = small(rng), small(rng, ("box", "book", "can")), toward(rng)
+    high, start = drop * rng.uniform(0.1, 0.2), way * (thing.radius + other.radius + rng.uniform(0.05, 0.2))
+    over = (other.height + high) * ease(2 * u) + 0.05 * np.sin(np.pi * u)
+    path = np.outer(1 - ease(1.4 * u - 0.2), start) + np.outer(over, UP)
+    fallen = path - np.outer(np.minimum(4.9 * s**2, high), UP)
+    return Play([thing, other], [(fallen, spin(rng), 0), (0 * path, spin(rng), 0)], path + UP * thing.height * 0.9)
+
+
+# %% [markdown]
+r"""
+**Turning over, rolling on.** A can tipped over its edge $e$ by $\theta$ keeps the edge where it is: its foot moves to
+$e + R(\theta)(-e)$. A ball of radius $r$ that has gone a way $x$ has turned by $x / r$, and once it is let go,
+friction slows it down, so that it goes $x(s) = v\tau\,(1 - e^{-s/\tau})$.
+"""
+
+
+# %%
+def tip_over(rng, u, s, over=True):
+    """Tip a standing thing over the edge of its foot, or set a lying one upright."""
+    thing, way = small(rng, ("box", "can", "cup", "bottle")), toward(rng)
+    turn, edge = np.outer((u if over else 1 - u) * np.pi / 2, np.cross(UP, way)), way * thing.radius
+    foot = edge + rotate(turn, -edge)
+    return Play([thing], [(foot, turn, 0)], foot + rotate(turn, UP * thing.height * 0.85 - edge * 0.9), -way)
+
+
+def tumble(rng, u, s, pour=False):
+    """Turn a thing upside down on its place, or tilt it over another one as if to pour."""
+    thing, other, way = small(rng, ("can", "cup", "bottle")), small(rng, ("cup", "can")), toward(rng)
+    middle, axis = UP * thing.height / 2, np.cross(UP, way)
+    if pour:
+        center = np.outer(u - 1, way * 0.25) + np.outer(ease(2 * u), UP * (other.height + 0.05))
+        center = center + middle - way * (other.radius + 0.03)
+        turn = np.outer(ease(2 * u - 1) * 1.9, axis)
+    else:
+        center = middle + np.outer(np.sin(np.pi * u) * rng.uniform(0.1, 0.2), UP)
+        turn = np.outer(ease(1.6 * u - 0.3) * np.pi, axis)
+    poses = [(center - rotate(turn, middle), turn, 0), (0 * center, spin(rng), 0)]
+    return Play([thing, other][:1 + pour], poses[:1 + pour], center - way * thing.radius, -way, held=(False, pour))
+
+
+def roll(rng, u, s):
+    """Give a ball a push; it rolls on by itself and slows down."""
+    thing, way, speed, slowing = small(rng, ("ball",)), toward(rng), rng.uniform(0.2, 0.6), 0.7
+    far = 0.06 * u + speed * slowing * (1 - np.exp(-s / slowing))
+    turn, center = np.outer(far / thing.radius, np.cross(UP, way)), UP * thing.radius
+    touch = np.outer(0.06 * u, way) - way * thing.radius + center
+    return Play([thing], [(np.outer(far, way) + center - rotate(turn, center), turn, 0)], touch, -way)
+
+
+center = roll(np.random.default_rng(0), np.ones(2), np.array([0.0, 9.0])).poses[0][0]
+assert np.linalg.norm(center[1] - center[0]) > 0.1  # it rolls on after the hand let go
+
+# %% [markdown]
+r"""
+**Joints.** Here the hand follows the handle. It stands in front of what it opens or closes, and on that side of a
+lever from which it pushes. The last action only touches.
+"""
+
+
+# %%
+def operate(rng, u, s, makers=(drawer, drawer, lid, door), opening=True, real=True):
+    """Open or close a drawer, a lid or a door: the hand follows the handle, the handle the joint."""
+    thing, turn = makers[rng.integers(len(makers))](rng), UP * rng.normal(0, 0.8)
+    ends = np.array([rng.uniform(0, 0.1), rng.uniform(0.6, 1)]) * thing.range
+    joint = lambda u: ends[0] + (ends[1] - ends[0]) * (u if opening else 1 - u)
+    front = rotate(turn, [0, -1.0, 0])
+    touch = rotate(turn, thing.handle(joint(u))) + (not real) * 0.035 * front
+    return Play([thing], [(0 * touch, turn, joint(u * real))], touch, front)
+
+
+def twist(rng, u, s, makers=(lever, dial)):
+    """Turn a lever, a tap or a knob, left as often as right, from anywhere to anywhere."""
+    thing, turn, sign = makers[rng.integers(len(makers))](rng), spin(rng), rng.choice([-1, 1])
+    joint = rng.uniform(-1, 1) + sign * rng.uniform(0.8, 1.6) * (u - 0.5)
+    behind = rotate(turn, [-sign * np.cos(joint[0]), -sign * np.sin(joint[0]), 0])
+    touch = rotate(turn, thing.handle(joint)) + 0.01 * behind * (thing.name == "lever")
+    return Play([thing], [(0 * touch, turn, joint)], touch, behind, 0.8 * (joint[-1] - joint[0]))
+
+
+def poke(rng, u, s, makers=(small, small, drawer, lid, door, lever)):
+    """Touch a thing and leave it where it is."""
+    thing, way = makers[rng.integers(len(makers))](rng), toward(rng)
+    spot = UP * thing.height * rng.uniform(0.4, 1) - way * thing.radius + np.outer(0 * u, UP)
+    return Play([thing], [(0 * spot, spin(rng), rng.uniform(0, 1) * thing.range)], spot, -way)
+
+
+# %% [markdown]
+r"""
+The table of actions, in SSv2's words. To add one, write a function like those above and a line here. Drawers have two
+lines more than their share, because robots are so often asked to open them.
+"""
+
+# %%
+ACTIONS = [
+    ("Pushing [something] from left to right", partial(shift, way=(1, 0), push=True)),
+    ("Pushing [something] from right to left", partial(shift, way=(-1, 0), push=True)),
+    ("Pulling [something] from left to right", partial(shift, way=(1, 0), push=False)),
+    ("Pulling [something] from right to left", partial(shift, way=(-1, 0), push=False)),
+    ("Moving [something] towards the camera", partial(shift, way=(0, -1))),
+    ("Moving [something] away from the camera", partial(shift, way=(0, 1))),
+    ("Lifting [something] up completely without letting it drop down", raise_up),
+    ("Lifting [something] up completely, then letting it drop down", partial(raise_up, drop=True)),
+    ("Putting [something] on a surface", partial(raise_up, up=False)),
+    ("Opening [something]", operate),
+    ("Closing [something]", partial(operate, opening=False)),
+    ("Opening [something]", partial(operate, makers=(drawer,))),
+    ("Closing [something]", partial(operate, makers=(drawer,), opening=False)),
+    ("Moving [part] of [something]", partial(twist, makers=(lever,))),
+    ("Twisting [something]", twist),
+    ("Tipping [something] over", tip_over),
+    ("Putting [something] upright on the table", partial(tip_over, over=False)),
+    ("Turning [something] upside down", tumble),
+    ("Pouring [something] into [something]", partial(tumble, pour=True)),
+    ("Moving [something] closer to [something]", near),
+    ("Moving [something] away from [something]", partial(near, closer=False)),
+    ("Putting [something] onto [something]", onto),
+    ("Dropping [something] onto [something]", partial(onto, drop=True)),
+    ("Rolling [something] on a flat surface", roll),
+    ("Touching (without moving) [part] of [something]", poke),
+    ("Pretending to pick [something] up", partial(raise_up, real=False)),
+    ("Pretending to open [something] without actually opening it", partial(operate, real=False)),
+    ("Pretending to close [something] without actually closing it", partial(operate, opening=False, real=False)),
+]
+
+
+# %% [markdown]
+r"""
+## Camera, arm and world
+
+The camera looks down by 17 to 74 degrees on a ball of radius $r$ around the action. With a field of view $\varphi$
+the ball just fits into the height of the picture at the distance
+
+$$ a = \frac{r}{\tan(\varphi / 2)} , $$
+
+and we stand 0.9 to 1.5 times as far away, one in four twice that far: half of the things cover 3 to 11% of the
+picture. Most cameras are held by a hand: they drift and tremble. The arm comes from behind the thing if it pushes and
+from the front if it pulls, or steeply from above. An arm that would come straight out of the camera hides everything;
+such arms are drawn again.
+"""
+
+
+# %%
+def draw_camera(rng, points, steps):
+    """Draw the field of view (degrees), positions (T, 3) and rotations (T) of a camera that sees `points` (N, 3)."""
+    low, high = points.min(0), points.max(0)
+    fovy, down, swing, tilt = rng.uniform(30, 60), rng.uniform(0.3, 1.3), rng.normal(0, 0.12), rng.normal(0, 0.06)
+    far = np.linalg.norm(high - low) / 2 / np.tan(np.radians(fovy / 2)) * rng.uniform(0.9, 1.5)
+    far = far * rng.choice([1, 1, 1, 2])  # some look on from a distance
+    drift = np.cumsum(rng.normal(0, 0.003, (steps, 3)), 0) + np.outer(np.linspace(0, 1, steps), rng.normal(0, 0.03, 3))
+    drift = drift * far * (rng.random() < 0.7)  # the others stand on a tripod
+    base = Rotation.from_euler("ZX", [swing, np.pi / 2 - down])
+    eye = (low + high) / 2 + rng.normal(0, 0.05, 3) * far * [1, 1, 0.5] + far * base.apply(UP)
+    return fovy, eye + drift, base * Rotation.from_euler("Z", tilt) * Rotation.from_rotvec(drift * rng.uniform(0, 1))
+
+
+def draw_arm(rng, play, time, view):
+    """Draw the fingertips' path (T, 3) and the hand's rotations (T): from home to the touch, with it, and away."""
+    for _ in range(20):
+        steep = play.stand is None or rng.random() < 0.35
+        pitch = rng.uniform(0.7, 1.5) if steep else rng.uniform(0.1, 0.7)
+        yaw = rng.uniform(-np.pi, np.pi)
+        if play.stand is not None and pitch < 1.1:
+            yaw = np.arctan2(-play.stand[1], -play.stand[0]) + rng.uniform(-0.9, 0.9)
+        back = -Rotation.from_euler("ZY", [yaw, pitch]).apply([1, 0, 0])
+        if back @ view < 0.75:  # the arm does not come out of the camera
+            break
+    yaws = yaw + play.twist * (time.act - 0.5)
+    turn = Rotation.from_euler("ZYX", np.stack([yaws, pitch + 0 * yaws, rng.uniform(-0.5, 0.5) + 0 * yaws], -1))
+    home, away = (back * rng.uniform(0.06, 0.45) + rng.normal(0, 0.05, 3) + UP * 0.06 for _ in range(2))
+    path = play.touch + np.outer(1 - time.reach, home) + np.outer(time.leave, away)
+    path[:, 2] = np.maximum(path[:, 2], 0.012)  # not through the table
+    return path, turn
+
+
+# %% [markdown]
+r"""
+**Textures** decide what a network can *not* rely on. MuJoCo makes checkers and gradients. For the rest we draw a few
+random colours on a coarse grid and interpolate: 2 by 2 gives soft light, 64 by 2 wood, 64 by 64 sand.
+"""
+
+
+# %%
+def noise(rng):
+    """Draw a smooth random texture (64, 64, 3), uint8: blotches, stripes or grain around one colour."""
+    rows, columns, channels = *rng.choice([2, 4, 8, 32, 64], 2), rng.choice([1, 3])
+    coarse = rng.normal(0, rng.uniform(0.02, 0.25), (rows, columns, channels))
+    pattern = zoom(coarse, (64 / rows, 64 / columns, 1), order=1)  # (64, 64, channels)
+    return (255 * np.clip(np.array(rgb(rng).split(), float) + pattern, 0, 1)).astype(np.uint8)
+
+
+SURFACES = ("table", "floor", "wall", "grain")
+
+
+def texture(rng, name):
+    """A texture of MuJoCo's own (checkers, gradients, marks); half of them are painted over with noise later."""
+    kind, mark = rng.choice(["checker", "gradient", "flat"]), rng.choice(["none", "random", "edge"])
+    amount = rng.uniform(0.01, 0.1)  # of the marks
+    return (f'<texture name="{name}" type="2d" builtin="{kind}" width="64" height="64"'
+            f' rgb1="{rgb(rng)}" rgb2="{rgb(rng)}" mark="{mark}" markrgb="{rgb(rng)}" random="{amount}"/>'
+            f'<material name="{name}" texture="{name}" texrepeat="{text(rng.uniform(1, 8, 2))}"/>')
+
+
+def room(rng):
+    """A table, a floor, sometimes a wall, and one or two lamps."""
+    xml = f'<geom type="box" size="{text(rng.uniform(0.35, 1.5, 2))} 0.02" pos="0 0 -0.02" material="table"/>'
+    xml += '<geom type="plane" size="4 4 0.1" pos="0 0 -0.7" material="floor"/>'
+    if rng.random() < 0.6:
+        place = f'pos="0 {rng.uniform(0.6, 2)} 0" euler="0 0 {rng.uniform(-30, 30)}"'
+        xml += f'<geom type="box" size="4 0.02 2" {place} material="wall"/>'
+    for _ in range(rng.integers(1, 3)):
+        light = text(rng.uniform(0.2, 0.7) * rng.uniform(0.7, 1, 3))
+        xml += (f'<light directional="true" castshadow="false" pos="0 0 2" dir="{text(rng.normal(0, 0.6, 2))} -1"'
+                f' diffuse="{light}" specular="{text(rng.uniform(0, 0.3, 3))}"/>')
+    return xml
+
+
+# %% [markdown]
+r"""
+**The world** is one MJCF text. Whatever moves is a *mocap* body (for motion capture): it stands where we put it,
+frame by frame, and obeys no force. Geoms of some things get a light grain, because few real things have one flat
+colour.
+"""
+
+
+# %%
+def world(rng, play, points, fovy, config):
+    """Write the whole scene as MJCF: what moves are mocap bodies, which stand where they are told to."""
+    bodies = {"hand": (hand, gripper)[int(rng.random() < 0.2)](rng)}
+    for i, thing in enumerate(play.things):
+        look = '<geom material="grain"' if rng.random() < 0.4 else "<geom"
+        bodies[f"thing{i}"] = thing.xml.replace("NAME", f"joint{i}").replace("<geom", look)
+    xml = "".join(f'<body name="{name}" mocap="true">{inner}</body>' for name, inner in bodies.items())
+    for _ in range(rng.integers(0, 5)):  # clutter, beside and behind the action
+        far = (np.ptp(points[:, :2], 0).max() / 2 + 0.1) * rng.uniform(1, 2)
+        xml += f'<body pos="{text((points.mean(0) + toward(rng, (0, 1), 2.0) * far)[:2])} 0">{small(rng).xml}</body>'
+    sky = f'<texture type="skybox" builtin="gradient" width="32" height="32" rgb1="{rgb(rng)}" rgb2="{rgb(rng)}"/>'
+    return f"""<mujoco><statistic extent="1"/><visual><map znear="0.02" zfar="20"/>
+      <global offwidth="{config.width}" offheight="{config.height}"/>
+      <quality shadowsize="0" offsamples="{config.samples}" numslices="14" numstacks="8" numquads="1"/>
+      <headlight ambient="{text(rng.uniform(0.15, 0.45, 3))}" diffuse="{text([rng.uniform(0, 0.4)] * 3)}"/></visual>
+      <asset>{sky}{"".join(texture(rng, name) for name in SURFACES)}</asset>
+      <worldbody>{room(rng)}<body name="camera" mocap="true"><camera fovy="{fovy}"/></body>{xml}</worldbody></mujoco>"""
+
+
+# %% [markdown]
+r"""
+## The five draws
+
+All chance comes from one generator, seeded by the pair (seed, index). That is why clips can be made in any order, by
+any number of processes, today or tomorrow, and come out the same. Timing and action are drawn first, because they
+are all that a label needs: those of a thousand clips are known within a second, before anything is rendered.
+"""
+
+
+# %%
+def clip_id(index):
+    """A number like SSv2's, as a string; 7919 is prime and no divisor of 220,847, so no two are alike."""
+    return str(1 + 7919 * (index + 1) % 220_847)
+
+
+def draw_play(seed, index):
+    """The first two draws of clip `index`; returns the generator for the others, the timing and the play."""
+    rng = np.random.default_rng([seed, index])
+    time, (_, action) = draw_timing(rng), ACTIONS[index % len(ACTIONS)]
+    play = action(rng, time.act, time.after)
+    first, last = play.held
+    return rng, time._replace(reach=np.maximum(time.reach, first), leave=time.leave * (not last)), play
+
+
+def entry(index, play):
+    """What SSv2's label files say about a clip."""
+    template, names = ACTIONS[index % len(ACTIONS)][0], [thing.name for thing in play.things]
+    names = ["part"] * ("[part]" in template) + names
+    label = template.replace("[part]", "[something]")
+    for name in names:
+        label = label.replace("[something]", name, 1)
+    return {"id": clip_id(index), "label": label.lower(), "template": template, "placeholders": names}
+
+
+assert clip_id(0) == "7920" and len({clip_id(i) for i in range(1000)}) == 1000
+assert entry(0, draw_play(0, 0)[-1])["template"] == "Pushing [something] from left to right"
+
+
+# %%
+class Film(NamedTuple):
+    """A clip before it is rendered."""
+
+    xml: str  # the world
+    poses: dict  # body -> positions (T, 3), rotations (T)
+    joints: dict  # joint -> (T,)
+    opening: np.ndarray  # of the fingers (T,), radians
+    paint: dict  # surface -> texture (64, 64, 3)
+    time: Timing
+
+
+def compose(config, index):
+    """Draw clip `index`, which depends on the seed, the index and the picture size alone."""
+    rng, time, play = draw_play(config.seed, index)
+    steps, first = len(time.act), play.things[0]
+    corners = np.array([[-first.radius, -first.radius, 0], [first.radius, first.radius, 0], [0, 0, first.height]])
+    ends = np.concatenate([where[[0, -1]] for where, *_ in play.poses])  # where things are first and last (N, 3)
+    points = np.concatenate([*(ends[:, None] + corners), play.touch])
+    fovy, eye, gaze = draw_camera(rng, points, steps)
+    tip, turn = draw_arm(rng, play, time, gaze[0].apply(UP))
+    poses, joints = {"camera": (eye, gaze), "hand": (tip, turn)}, {}
+    for i, (thing, (where, rotvec, joint)) in enumerate(zip(play.things, play.poses)):
+        poses[f"thing{i}"] = where, Rotation.from_rotvec(rotvec + np.zeros((steps, 3)))
+        joints |= {f"joint{i}": joint + np.zeros(steps)} if thing.handle else {}
+    paint = {name: noise(rng) for name in SURFACES if rng.random() < 0.5}
+    paint["grain"] = 128 + noise(rng) // 2  # a light one, because it is multiplied with a thing's colour
+    opening = -0.5 * np.maximum(1 - time.reach, time.leave)
+    return Film(world(rng, play, points, fovy, config), poses, joints, opening, paint, time)
+
+
+# %% [markdown]
+r"""
+## Rendering
+
+Each clip is its own MuJoCo model, and its setup must cost less than its frames. On a CPU a new OpenGL context takes
+250 ms, so a process makes one and keeps it. A clip's textures and buffers take 6 ms, but 54 with room for a shadow
+map (`shadowsize`) that nobody would see. Compiling the model takes 2 ms, drawing a frame of 96 x 72 pixels 1.5 ms,
+encoding it 0.7 ms. Together that is a tenth of a second per clip. Shadows and reflections stay off.
+
+`mujoco` is imported only here, because on import it looks at the environment for the OpenGL library to use, and
+`pick_gl` has to find out first which one works.
+"""
+
+# %%
+CONTEXT = {}
+
+
+def gl_context(width, height):
+    """Make this process's OpenGL context current; made once, freed at exit."""
+    import mujoco
+
+    if (width, height) not in CONTEXT:
+        CONTEXT[width, height] = mujoco.gl_context.GLContext(width, height)
+        atexit.register(CONTEXT[width, height].free)
+    CONTEXT[width, height].make_current()
+    return mujoco
+
+
+def render(film, config):
+    """Render a film: uint8 RGB (T, H, W, 3)."""
+    mujoco = gl_context(config.width, config.height)
+    model = mujoco.MjModel.from_xml_string(film.xml)
+    for name, picture in film.paint.items():
+        start = model.tex_adr[model.texture(name).id]
+        model.tex_data[start:start + picture.size] = picture.ravel()
+    data, scene = mujoco.MjData(model), mujoco.MjvScene(model, 300)
+    scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+    screen = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, screen)
+    camera, option, window = mujoco.MjvCamera(), mujoco.MjvOption(), mujoco.MjrRect(0, 0, config.width, config.height)
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+    bodies = [(model.body(name).mocapid[0], where, turn.as_quat(scalar_first=True))
+              for name, (where, turn) in film.poses.items()]
+    frames = np.empty((len(film.opening), config.height, config.width, 3), np.uint8)
+    for t, frame in enumerate(frames):
+        data.qpos[:] = film.opening[t]  # the fingers; then the joints of things
+        for name, q in film.joints.items():
+            data.joint(name).qpos = q[t]
+        for mocap, where, quat in bodies:
+            data.mocap_pos[mocap], data.mocap_quat[mocap] = where[t], quat[t]
+        mujoco.mj_kinematics(model, data)  # where everything is, without any physics
+        mujoco.mj_camlight(model, data)
+        mujoco.mjv_updateScene(model, data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+        mujoco.mjr_render(window, scene, screen)
+        mujoco.mjr_readPixels(frame, None, window, screen)
+    screen.free()
+    return frames[:, ::-1]  # OpenGL's first row is the lowest
+
+
+# %% [markdown]
+r"""
+## Files
+
+One process per core renders and encodes. Files appear under their name when they are complete, so what is there is
+good, and what is missing is made. The manifest keeps clips of different settings apart: a seed or a size that differs
+is an error, a larger number of clips is not.
+"""
+
+
+# %%
+def write_clip(config, index):
+    """Render clip `index` and write it as VP9; one task of a worker process."""
+    write_video(clip_path(config, index), render(compose(config, index), config), FPS)
+
+
+def clip_path(config, index):
+    """Where clip `index` lies."""
+    return Path(config.out) / "20bn-something-something-v2" / f"{clip_id(index)}.webm"
+
+
+def check_manifest(config):
+    """Write the manifest of a new folder; raise UserError where one of other settings is."""
+    if config.height % 2 or config.width % 2 or config.clips > 220_846:
+        raise UserError("--height and --width must be even, as VP9 wants them, and --clips at most 220846")
+    settings = {name: getattr(config, name) for name in ("seed", "height", "width", "samples")} | {"version": VERSION}
+    digest = hashlib.sha1(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    path = Path(config.out) / "manifest.json"
+    if not path.is_file():
+        if any(not p.name.startswith(".") for p in path.parent.glob("*")):
+            raise UserError(f"{config.out} holds something that this script did not make; give another --out")
+        with write_whole(path) as draft:
+            draft.write_text(json.dumps({"settings": settings, "hash": digest}, indent=1))
+    if digest not in path.read_text():
+        raise UserError(f"{config.out} holds clips of other settings than {settings}; delete it or give another --out")
+
+
+# %% [markdown]
+r"""
+A clip's split follows from its id, so that it stays in its split when more clips are made. The three split files and
+`labels.json` are written last and anew each time.
+"""
+
+
+# %%
+def write_labels(config):
+    """Write SSv2's four label files: 85% of the ids are for training, 10% for validation, 5% for testing, by a hash."""
+    splits = {"train": [], "validation": [], "test": []}
+    for index in range(config.clips):
+        share = int(hashlib.sha1(clip_id(index).encode()).hexdigest(), 16) % 100
+        split = "train" if share < 85 else "validation" if share < 95 else "test"
+        hidden = {"id": clip_id(index)}
+        splits[split].append(hidden if split == "test" else entry(index, draw_play(config.seed, index)[-1]))
+    templates = sorted({template.replace("[", "").replace("]", "") for template, _ in ACTIONS})
+    for name, content in (splits | {"labels": {template: str(k) for k, template in enumerate(templates)}}).items():
+        with write_whole(Path(config.out) / "labels" / f"{name}.json") as draft:
+            draft.write_text(json.dumps(content))
+
+
+def make_clips(config):
+    """Write every clip that is missing, and the labels."""
+    check_manifest(config)
+    missing = [i for i in range(config.clips) if not clip_path(config, i).is_file()]
+    workers = config.workers or min(os.cpu_count(), len(missing) // 50)  # a process takes seconds to start
+    if missing:
+        pick_gl()
+        os.environ.setdefault("LP_NUM_THREADS", "1")  # software OpenGL would start threads in every process
+    if workers < 2 or not hasattr(sys.modules["__main__"], "__file__"):  # a notebook cannot send functions to processes
+        for i in tqdm(missing, "clips", disable=not missing):
+            write_clip(config, i)
+    else:
+        ears = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit deafness: Ctrl-C is for the parent
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        jobs = [pool.submit(write_clip, config, i) for i in missing]
+        signal.signal(signal.SIGINT, ears)
+        try:
+            for job in tqdm(as_completed(jobs), "clips", len(missing)):
+                job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # workers finish the clip they are at
+    write_labels(config)
+
+
+# %% [markdown]
+r"""
+## From a file to a tensor
+
+From here on the clips could as well be SSv2's. `find_clips` (in `common.py`) lists the files of a split, and
+`read_clip` decodes one: all its frames as bytes, and the frame rate, which is a property of the file. A clip of 40
+frames of 320 x 240 pixels is 9 MB when decoded, which is 170 GB for 20,000 of them. So clips of that size are decoded
+while a network trains, and only small ones are kept in memory.
+"""
+
+
+# %%
+def contact_sheet(folder, split="train", rows=8, columns=8):
+    """One clip per row, its label above: the way to look at a data set. Returns a figure."""
+    labels = {e["id"]: e.get("label", "") for e in json.loads((Path(folder) / "labels" / f"{split}.json").read_text())}
+    paths = find_clips(folder, split)[:rows]
+    figure, axes = plt.subplots(len(paths), 1, figsize=(9, 1.05 * len(paths)), squeeze=False)
+    for axis, path in zip(axes[:, 0], paths):
+        frames, _ = read_clip(path)  # (T, H, W, 3)
+        chosen = frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
+        axis.imshow(np.concatenate(list(chosen), 1))
+        axis.set_title(f"{path.stem}: {labels[path.stem]} ({len(frames)} frames)", fontsize=7, loc="left", pad=2)
+        axis.axis("off")
+    return figure
+
+
+# %% [markdown]
+r"""
+## What the two models draw from a clip
+
+**HOLD-R** learns $d(s, g)$ as the number of frames between two frames of a clip. One example is a pair $s < g$,
+uniform over all $L(L-1)/2$ pairs, and the model sees the two frames before $s$ as well; at the start of a clip the
+first frame is repeated. Two different frames drawn blindly and sorted are such a pair.
+
+**HOLD-C** sees 32 consecutive frames. Those at most two frames from an anchor are its positives, those more than four
+frames away its negatives. A clip shorter than 32 frames is looped, and a frame of another loop counts as a negative.
+"""
+
+
+# %%
+def draw_pair(length, rng):
+    """HOLD-R: draw history indices (3,), clamped at the start, and a later goal index."""
+    start, goal = sorted(rng.choice(length, 2, replace=False))
+    return np.maximum([start - 2, start - 1, start], 0), goal
+
+
+def draw_window(length, rng, size=32):
+    """HOLD-C: draw the indices (size,) of a window; a clip shorter than that is looped from its first frame."""
+    return (rng.integers(max(1, length - size + 1)) + np.arange(size)) % length
+
+
+assert draw_pair(2, np.random.default_rng(0))[0].tolist() == [0, 0, 0]
+assert draw_window(3, np.random.default_rng(0), 5).tolist() == [0, 1, 2, 0, 1]
+
+
+# %%
+def sampling_figure(frames, rng):
+    """Draw a pair and a window below the frames they come from. Returns a figure."""
+    length = len(frames)
+    (history, goal), window = draw_pair(length, rng), draw_window(length, rng)
+    figure, (top, axis) = plt.subplots(2, 1, figsize=(9, 2.4), height_ratios=(1, 1.3), sharex=True)
+    shown = frames[np.linspace(0, length - 1, 9).round().astype(int)]
+    top.imshow(np.concatenate(list(shown), 1), extent=(-0.5, length - 0.5, 0, 1), aspect="auto")
+    axis.plot(history, np.full(3, 3), "o", color="tab:blue", label="HOLD-R: two frames of history, and s")
+    axis.plot(goal, 3, "*", color="tab:blue", markersize=11, label=f"g, {goal - history[-1]} frames later")
+    anchor = int(np.median(window))
+    near = [t for t in window if 0 < abs(t - anchor) <= 2]
+    far = [t for t in window if abs(t - anchor) > 4]
+    axis.plot(anchor, 2, "s", color="k", label="HOLD-C: an anchor")
+    axis.plot(near, np.full(len(near), 2), "o", color="tab:green", label="positives")
+    axis.plot(far, np.full(len(far), 2), "x", color="tab:red", label="negatives")
+    axis.set(ylim=(1.5, 3.5), yticks=[], xlabel="frame")
+    axis.legend(ncols=5, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    top.axis("off")
+    return figure
+
+
+# %% [markdown]
+r"""
+## Augmentation
+
+The paper's training pictures go through five steps, and **all frames of an example share every draw**: a clip whose
+frames are jittered one by one would show changes that never happened.
+
+1. Resize so that the short side has 288 pixels (SSv2's 240 are enlarged).
+2. Stretch height and width by two independent factors from $U(0.9, 1.33)$.
+3. Crop 256 x 256 at random.
+4. Flip left-right half of the time. A flipped push to the left is a push to the right; HOLD uses no labels, so it is
+   fine.
+5. RandAugment: two operations in a row, drawn from the twelve below, at magnitude 20 where others use 10. No
+   rotation, no shear, because where things are matters. Magnitude 20 turns into a factor of $2 \cdot 1.8 + 0.1 = 3.7$
+   for colour, contrast, brightness and sharpness; *posterize* and *solarize* reach their end and do nothing.
+
+The authors put the frames of a clip on top of each other and treat them as one tall picture. So the histograms of
+*equalize* and *contrast* are taken over the whole clip, and so are ours.
+"""
+
+# %%
+RANDAUGMENT = {  # authors' code: scenic's video RandAugment; a tall picture (3, T * H, W), uint8
+    "identity": lambda x: x,
+    "autocontrast": TF.autocontrast,
+    "equalize": TF.equalize,
+    "invert": TF.invert,
+    "posterize": partial(TF.posterize, bits=8),
+    "solarize": lambda x: x,  # threshold 512 > 255
+    "color": partial(TF.adjust_saturation, saturation_factor=3.7),
+    "contrast": partial(TF.adjust_contrast, contrast_factor=3.7),
+    "brightness": partial(TF.adjust_brightness, brightness_factor=3.7),
+    "sharpness": partial(TF.adjust_sharpness, sharpness_factor=3.7),
+    "solarize_add": lambda x: torch.where(x < 128, (x.int() + 220).clamp(max=255).byte(), x),
+    "cutout": None,  # needs to know where one frame ends; in `augment`
+}
+
+
+def cutout(clip, row, column, half=80):
+    """Blacken one box of up to 160 x 160 pixels in all frames (T, 3, H, W)."""
+    clip = clip.clone()
+    clip[..., max(0, row - half):row + half, max(0, column - half):column + half] = 0
+    return clip
+
+
+def augment(frames, rng, short_side=288, size=256):
+    """The paper's training pipeline: uint8 frames (T, H, W, 3) -> {step: uint8 (T, 3, h, w)}, the result last.
+
+    Networks take the result as `x / 127.5 - 1`. All frames share all draws of `rng`, a `numpy.random.Generator`.
+    """
+    clip = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    steps = {f"short side {short_side}": TF.resize(clip, short_side)}
+    height, width = (round(n * rng.uniform(0.9, 1.33)) for n in [*steps.values()][-1].shape[-2:])
+    steps[f"stretch to {height} x {width}"] = clip = TF.resize([*steps.values()][-1], (height, width))
+    top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+    steps[f"crop {size} x {size}"] = clip = TF.crop(clip, top, left, size, size)
+    steps["flip"] = clip = TF.horizontal_flip(clip) if rng.random() < 0.5 else clip
+    for layer, name in enumerate(rng.choice(list(RANDAUGMENT), 2), 1):
+        if name == "cutout":
+            clip = cutout(clip, *rng.integers(0, size, 2))
+        else:
+            tall = clip.transpose(0, 1).reshape(3, -1, size)  # (3, T * size, size)
+            clip = RANDAUGMENT[name](tall).view(3, -1, size, size).transpose(0, 1)
+        steps[f"{layer}: {name}"] = clip
+    return steps
+
+
+# %%
+def augmentation_figure(frames, rng):
+    """First and last frame of a clip after each step of `augment`. Returns a figure."""
+    steps = augment(frames, rng)
+    figure, axes = plt.subplots(2, len(steps), figsize=(1.7 * len(steps), 3.2))
+    for column, (name, clip) in zip(axes.T, steps.items()):
+        for axis, picture in zip(column, clip[[0, -1]]):
+            axis.imshow(picture.permute(1, 2, 0))
+            axis.axis("off")
+        column[0].set_title(name, fontsize=8)
+    return figure
+
+
+# %% [markdown]
+r"""
+## Make them, look at them
+"""
+
+# %%
+if __name__ == "__main__":
+    config = parse_config(Config)
+    plot_style()
+    make_clips(config)
+    for split in ("train", "validation"):
+        print(f"{split}: {len(find_clips(config.out, split))} clips")
+
+# %%
+if __name__ == "__main__":
+    path = find_clips(config.out, "train")[0]
+    frames, fps = read_clip(path)
+    print(f"{path.name}: {frames.shape} {frames.dtype}, {fps:g} frames per second, {path.stat().st_size / 1000:.0f} kB")
+    rng = np.random.default_rng(config.seed)
+    figures = {"clips": contact_sheet(config.out), "samples": sampling_figure(frames, rng),
+               "augmentation": augmentation_figure(frames, rng)}
+    for name, figure in figures.items():
+        with write_whole(Path(config.out) / "figures" / f"{name}.png") as draft:
+            figure.savefig(draft)
+
+# %% [markdown]
+r"""
+## What was learned
+
+* SSv2 is a folder of short clips and four JSONs; HOLD reads the clips and the order of their frames, nothing else.
+* A stand-in needs hands that cause changes, in both directions, and much variety in everything else. It teaches *what
+  a change on a table looks like*; it cannot teach cloth, liquids, deformation, or the ways of two hands.
+* Frames of one example share every random draw of the augmentation.
+
+**Exercises**
+
+1. In `ACTIONS`, leave only the line `("Opening [something]", partial(operate, makers=(drawer,)))`, make 800 clips
+   into another folder and train 03 on them. *Expect* a distance that orders opening drawers well and closing ones
+   backwards.
+2. In `draw_timing`, let no hand leave (`stays = True`). *Expect* the distance to follow the hand, and to lose on
+   frames where the hand is away.
+3. In `augment`, draw the RandAugment operations per frame instead of per clip. *Expect* time contrast to learn the
+   colours: they now tell the frames of a clip apart better than anything that happens on the table.
+"""
