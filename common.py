@@ -371,6 +371,8 @@ def pick_gl():
     The choice is left in the environment (`MUJOCO_GL`), so that child processes need not try again.
     Raises UserError, naming the package to install, where none works.
     """
+    with contextlib.suppress(ImportError):  # comes with torch on Linux and has an LLVM inside, as Mesa's software OpenGL has:
+        import triton  # noqa: F401  # loaded after Mesa's, by torch.export, it would crash the process
     if sys.platform != "linux" or os.environ.get("MUJOCO_GL"):
         return
     probe = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).close()"

@@ -229,3 +229,17 @@ def test_gl_backend_is_found_without_being_told():
     code = "import common, os; common.pick_gl(); print(os.environ.get('MUJOCO_GL', 'native'))"
     finished = run("-c", code, MUJOCO_GL="")
     assert finished.stdout.strip() in ("egl", "osmesa", "glfw", "native"), finished.stderr
+
+
+def test_a_distance_file_can_be_read_after_a_picture_was_drawn(tmp_path):
+    """Software OpenGL and torch.export bring an LLVM each; in the wrong order the process dies."""
+    distance_file(tmp_path / "d.pt2", "embedding", 1)
+    code = f"""import common; common.pick_gl(); import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+renderer = mujoco.Renderer(model, 8, 8)
+renderer.update_scene(mujoco.MjData(model))
+renderer.render()
+print(common.load_distance({str(tmp_path / "d.pt2")!r}).kind)
+renderer.close()"""
+    finished = run("-c", code, MUJOCO_GL="")
+    assert finished.returncode == 0 and finished.stdout.strip() == "embedding", finished.stderr

@@ -1,0 +1,2030 @@
+# %% [markdown]
+r"""
+# A robot policy from a learned distance
+
+*Learning Reward Functions for Robotic Manipulation by Observing Humans*, Alakuijala et al., ICRA 2023, section III-B
+and IV.
+
+A distance $d(s, g)$ between pictures, learned from videos of people, becomes the reward of a robot: the closer the
+camera picture comes to a goal picture, the better. This file builds the paper's five tasks of a simulated Sawyer arm,
+the reward, and soft actor-critic (SAC), and trains a policy from pixels.
+
+**Takes** a distance file (`runs/hold_c/distance.pt2`, made by 03; made now if it is missing). **Writes**
+`runs/sac/...`: curves as CSV, a figure, the policy, and a film of it.
+
+```
+python 05_sac.py                               # MINUTES_HERE
+python 05_sac.py --task pushing
+python 05_sac.py --look                        # what does the distance say of good, failed and random tries?
+python 05_sac.py --benchmark                   # milliseconds per step, picture and reset
+python 05_sac.py --preset paper --task pushing # the paper's network, batch and steps
+```
+
+Expect RESULT_HERE.
+"""
+
+# %%
+import atexit
+import copy
+import importlib.util
+import math
+import os
+import re
+import signal
+import time
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from scipy.stats import spearmanr
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from common import (UserError, load_checkpoint, load_distance, parse_config, pick_device, pick_gl, plot_style, read_csv,
+                    run_script, save_checkpoint, write_csv, write_video, write_whole)
+
+# %%
+@dataclass
+class Config:
+    """SAC on a Sawyer task with the learned distance as reward. Without any flag: the main job, all the way."""
+
+    task: Literal["pushing", "drawer_open", "close_drawer", "cup_forward", "faucet_right"] = "close_drawer"  # which
+    distance: str = "runs/hold_c/distance.pt2"  # distance file; "none" leaves the sparse reward alone
+    sparse_weight: float = 1.0  # weight of the environment's sparse reward; 0 learns from pictures alone
+    scale: float = 0.0  # T; 0 computes it so that the start scores -1/3 (paper App. C)
+    form: Literal["cumulative", "instantaneous", "printed", "potential"] = "cumulative"  # of the distance reward
+    quality: Literal["fast", "faithful"] = "fast"  # fast draws no shadows and smooths no edges
+    height: int = 48  # rows of the picture, width follows from the task; 0 takes the original's size
+    steps: int = 12_000  # environment steps
+    random_steps: int = 1000  # first steps with uniform random actions (paper Table III)
+    update_every: int = 1  # environment steps per gradient step (paper Table III: 1)
+    batch: int = 128  # paper Table III: 256
+    lr: float = 1e-3  # Adam; paper Table III: 3e-4
+    temperature: float = 0.1  # initial alpha; authors' code: 1
+    encoder: Literal["strided", "paper"] = "strided"  # see make_encoder
+    gamma: float = 0.99  # discount (paper Table III)
+    tau: float = 0.005  # share of the fast weights in each update of the target (authors' code)
+    shift_per_image: bool = True  # one random shift per picture; authors' code: one per batch
+    bootstrap_truncation: bool = True  # the time limit is not terminal; authors' code: it is
+    replay: int = 1_000_000  # pictures kept at most; authors' code: all of the run
+    eval_every: int = 1000  # steps between two evaluations
+    eval_episodes: int = 20  # paper section IV-B
+    checkpoint_minutes: float = 3.0  # at most so much is lost
+    seed: int = 0  # of weights, exploration, batches and resets
+    out: str = ""  # run folder; by default runs/sac/<task>-<reward>-seed<seed>
+    device: str = "auto"  # cuda, mps or cpu
+    look: bool = False  # draw each distance file at hand along good, failed and random tries, and stop
+    benchmark: bool = False  # time simulation and rendering, and stop
+
+    @classmethod
+    def paper(cls):
+        """Table III and the released network, on the original picture size."""
+        return cls(height=0, batch=256, lr=3e-4, temperature=1.0, encoder="paper", shift_per_image=False,
+                   bootstrap_truncation=False, steps=400_000, eval_every=1000)
+
+    @classmethod
+    def smoke(cls):
+        """Real updates in seconds."""
+        return cls(distance="runs/smoke/hold_c/distance.pt2", out="runs/smoke/sac", height=32, steps=180,
+                   random_steps=60, batch=8, eval_every=120, eval_episodes=1)
+
+
+# %% [markdown]
+r"""
+## Five tasks
+
+| task | actions | episode | success, tested after every step | starts at | random play succeeds |
+|---|---|---|---|---|---|
+| `pushing` | x, y | 100 steps of 0.1 s | cup under 3 cm from the square (L1) | 15 to 25 cm | 0 of 40 episodes |
+| `drawer_open` | x†, y, z, grip | 200 of 0.0125 s | drawer at least 12 cm open | 0 cm | 0 of 60 |
+| `close_drawer` | x, y, z, turn†, grip | 60 of 0.0125 s | drawer less than 5 cm open | 7 cm | 24% of 400 |
+| `cup_forward` | the same | the same | cup less than 7.5 cm from a point | 10 cm | 32% |
+| `faucet_right` | the same | the same | lever turned by over 0.01 rad | 0 rad | 15% |
+
+Actions with a dagger have no effect: the authors overwrite them, and so do we. The first two tasks are called *RLV*,
+the last three *DVD*, after the projects they come from. All are rebuilt here from the published numbers; what cannot
+be had again is the exact arithmetic of the simulator of 2021, so single trajectories differ from the authors'.
+
+The original has quirks. What we did with each:
+
+| quirk | here | why |
+|---|---|---|
+| pictures mirrored left to right | kept | goal pictures and the names of tasks depend on it |
+| x set to zero, turn overwritten | kept | they count as actions in SAC's target entropy |
+| Pushing: hand jumps 20 cm on the first step | kept | it is in every episode of the paper |
+| Pushing: the arm's speed survives a reset | mended (`authors=True` keeps it) | episodes should depend on seeds alone |
+| Drawer: the first picture lags one substep | kept | it costs nothing |
+| DVD: the mug is set upright after each step | kept | the task would be another without it |
+| Cup forward: the oracle wants the hand at the cup's *target* | kept | curves stay comparable; hand and cup meet there |
+| Pushing: success is an L1 distance | kept | it defines the returns that the paper reports |
+
+MuJoCo simulates the arm and draws what its camera sees. Drawing needs OpenGL, and most machines that train have no
+screen. MuJoCo settles how to draw when it is imported, from the environment variable `MUJOCO_GL`; so `pick_gl` has to
+try what works here *before* the import. Processes started from this one inherit the variable.
+"""
+
+# %%
+pick_gl()
+
+import mujoco  # noqa: E402
+
+if importlib.util.find_spec("metaworld") is None:
+    raise UserError("the arm's meshes are in the package metaworld; install it with: pip install -r requirements.txt")
+ASSETS = Path(importlib.util.find_spec("metaworld").origin).parent / "assets"  # found, not imported: nothing of it runs
+
+# %% [markdown]
+r"""
+### How a scene is composed
+
+The authors' scenes are lost in three old simulator packages, but their parts live on in one that pip installs: the
+arm, the table, a drawer, a coffee machine, a faucet and a mug are files of *metaworld*. A scene of ours is a short
+MJCF text that includes such files and says what is new. Where a part must differ from the package's, a *patch*
+changes it: a path that finds elements, and the attributes to set (`None` deletes one), or the element that takes
+their place (`None`: nothing does). Nothing of the package is copied into this repository.
+"""
+
+# %%
+def compose(scene, patches):
+    """Return one MJCF text: `scene` with its `<include>`s filled in from the metaworld package, and patched.
+
+    Args:
+        scene: MJCF text.
+        patches: {ElementTree path: dict of attributes, MJCF text, or None}.
+    Raises:
+        UserError: a patch finds nothing to change.
+    """
+    root = ET.fromstring(scene)
+    for parent in list(root.iter()):
+        for include in parent.findall("include"):
+            at = list(parent).index(include)
+            parent[at : at + 1] = list(ET.parse(ASSETS / include.get("file")).getroot())
+    for path, change in patches.items():
+        parents = {child: parent for parent in root.iter() for child in parent}
+        if not (found := root.findall(f".//{path}")):
+            raise UserError(f"the patch {path!r} finds nothing; is metaworld the version in requirements.txt?")
+        for element in found:
+            if isinstance(change, dict):
+                element.attrib = {k: v for k, v in {**element.attrib, **change}.items() if v is not None}
+            else:
+                at = list(parents[element]).index(element)
+                parents[element][at : at + 1] = [ET.fromstring(change)] if change else []
+    ET.SubElement(root, "compiler", meshdir=f"{ASSETS}/sawyer_xyz", texturedir=f"{ASSETS}/sawyer_xyz")
+    return ET.tostring(root, "unicode")
+
+
+toy = '<mujoco><worldbody><geom name="a" size="1" mass="2"/><geom name="b" size="1"/></worldbody></mujoco>'
+toy = compose(toy, {"geom[@name='a']": {"size": "3", "mass": None}, "geom[@name='b']": None})
+toy = mujoco.MjModel.from_xml_string(toy)
+assert toy.ngeom == 1 and toy.geom_size[0, 0] == 3
+
+# %% [markdown]
+r"""
+### From scene to picture
+
+`Scene` holds what MuJoCo needs to simulate and draw. Three details decide whether the pictures are the paper's:
+
+* **All five camera pictures are mirrored left to right.** The original code read the picture memory bottom-up and
+  straightened it by a half turn or by a camera that hangs upside down; either way left and right stayed swapped.
+  "Faucet right" means right *in the picture*. A model trained with flipped clips does not mind; the goal pictures
+  must agree.
+* **Multisampling** (smooth edges) is on for the three DVD tasks and off for the two others: the authors' goal
+  pictures are closer that way, mean absolute difference .007 against .012 (Pushing) and .016 against .024 (Drawer).
+* **Shadows** exist in the DVD scenes only, where one of three lights casts them.
+
+And two decide how long a picture takes without a GPU. Shadows and multisampling cost ten times more than everything
+else, so `quality="fast"` draws without them. Then the triangles are the cost: `simplify` hides bodies that no camera
+here ever sees (more than half of all triangles; picture unchanged), and merges corners of the big meshes that are
+less than 4 mm apart (half a grey level of 255 in the mean). Only the drawing changes: collisions use the convex
+hulls, which stay.
+"""
+
+# %%
+def simplify(model, unseen, cell=0.004):
+    """Make a compiled model cheap to draw, in place; its physics stay the same to the bit.
+
+    Args:
+        model: MjModel.
+        unseen: names of bodies not to draw.
+        cell: corners of meshes of over 2,000 faces that share a cube of this side, in metres, become one.
+    """
+    model.mat_reflectance[:] = model.light_castshadow[:] = 0
+    bodies = [model.body(i).name in unseen for i in model.geom_bodyid]
+    model.geom_group[(model.geom_rgba[:, 3] == 0) | bodies] = 5  # a group that is not drawn
+    for mesh in np.flatnonzero(model.mesh_facenum > 2000):
+        corners = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]]  # (V, 3)
+        rows = slice(model.mesh_faceadr[mesh], model.mesh_faceadr[mesh] + model.mesh_facenum[mesh])
+        _, first, cube = np.unique(np.round(corners / cell), axis=0, return_index=True, return_inverse=True)
+        faces, normals = first[cube.reshape(-1)][model.mesh_face[rows]], model.mesh_facenormal[rows]  # (F, 3) each
+        _, kept = np.unique(faces, axis=0, return_index=True)
+        kept = kept[(np.diff(np.sort(faces[kept], 1), axis=1) > 0).all(1)]  # a triangle has three different corners
+        model.mesh_face[rows][: len(kept)], model.mesh_facenormal[rows][: len(kept)] = faces[kept], normals[kept]
+        model.mesh_facenum[mesh] = len(kept)
+
+
+# %%
+class Scene:
+    """A compiled scene and its camera. Subclasses fill in the first two lines of attributes."""
+
+    scene, patches, camera, unseen = "", {}, {}, ()
+    mirror, samples = np.s_[:], 0  # how to index the picture; multisampling of the faithful picture
+    gl_process = None  # the process that opened OpenGL
+
+    def __init__(self, size, quality):
+        if len(size) != 2 or min(size) < 1:
+            raise UserError(f"size is {size}; give height and width in pixels, like (48, 48)")
+        if quality not in ("fast", "faithful", "default"):
+            raise UserError(f"there is no quality {quality!r}; choose fast, faithful, or default (MuJoCo's settings)")
+        self.size, self.quality, self.renderer = tuple(size), quality, None
+        self.model = mujoco.MjModel.from_xml_string(compose(self.scene, self.patches))
+        self.data, self.view = mujoco.MjData(self.model), mujoco.MjvCamera()
+        self.model.vis.global_.offheight, self.model.vis.global_.offwidth = size
+        self.model.vis.quality.offsamples = {"fast": 0, "faithful": self.samples, "default": 4}[quality]
+        if quality == "fast":
+            simplify(self.model, self.unseen)
+        if isinstance(self.camera, str):
+            self.view.type, self.view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self.model.camera(self.camera).id
+        else:
+            for name, value in self.camera.items():
+                setattr(self.view, name, value)
+
+    def picture(self):
+        """Draw what the camera sees: uint8 (H, W, 3)."""
+        if self.renderer is None:
+            if Scene.gl_process not in (None, os.getpid()):
+                raise UserError("OpenGL does not survive a fork; give context='spawn' to AsyncVectorEnv")
+            Scene.gl_process, self.renderer = os.getpid(), mujoco.Renderer(self.model, *self.size)
+            atexit.register(self.renderer.close)  # left open at exit, it would print errors
+        self.renderer.update_scene(self.data, self.view)
+        return np.ascontiguousarray(self.renderer.render()[self.mirror])
+
+    def close(self):
+        """Free the renderer."""
+        if getattr(self, "renderer", None) is not None:
+            atexit.unregister(self.renderer.close)
+            self.renderer.close()
+            self.renderer = None
+
+    __del__ = close
+
+
+# %% [markdown]
+r"""
+### From scene to task
+
+A policy does not drive the joints. It shifts a *mocap body*, a point that nothing can stop, and a *weld* drags the
+hand after it like a stiff spring; the arm follows as it can. One action in $[-1, 1]^n$ becomes
+
+$$m \leftarrow \mathrm{clip}(m + \lambda\, a_{xyz},\ \text{box}), \qquad
+\lambda = 2,\ 1,\ 5\ \text{cm for Pushing, Drawer and DVD},$$
+
+then the physics run for a fixed number of substeps, and the camera looks. The reward is 1 on *every* step on which
+the task's test holds, otherwise 0, and success does not end an episode: a return of 80 means 80 good steps out of
+100.
+
+The weld has a trap. Its fields are "where the hand sits relative to the point", and "how much turning counts against
+shifting" (`torquescale`). Left out, the compiler freezes the offset of the unposed arm, a metre. We set the offset to
+zero and `torquescale` to 1 (Pushing, Drawer) or 5 (DVD). With 1 in the DVD scene the arm starts 168 degrees twisted
+and stays so; with 5 in Pushing, whose last joint is locked, the hand is pulled centimetres off its target.
+
+A reset restores the state of the arm once it has settled, computed on the first reset and then copied (MuJoCo's
+*integration state*: everything the next step depends on). An exploding simulation would be reset by MuJoCo silently;
+we end that episode instead (`truncated`).
+"""
+
+# %%
+mujoco.set_mju_user_warning(lambda message: None)  # `truncated` tells; this would fill stderr and MUJOCO_LOG.TXT
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+
+
+# %%
+class HandEnv(Scene, gym.Env):
+    """A hand that follows a mocap body. Observation: uint8 (H, W, 3). Reward: 1 while the task's test holds, else 0."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, size=None, quality="fast", render_mode="rgb_array", authors=False):
+        if render_mode not in (None, "rgb_array"):
+            raise UserError(f"there is no render_mode {render_mode!r}; the tasks draw into arrays: rgb_array")
+        super().__init__(size or self.size, quality)
+        self.render_mode, self.authors, self.settled = render_mode, authors, None
+        self.observation_space = gym.spaces.Box(0, 255, (*self.size, 3), np.uint8)
+        self.action_space = gym.spaces.Box(-1, 1, (self.action_size,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.restore()
+        return self.picture(), self.info()
+
+    def restore(self):
+        """Return to the settled arm, and place the objects."""
+        if self.settled is None:
+            self.settle()
+            self.settled = np.empty(mujoco.mj_stateSize(self.model, STATE))
+            mujoco.mj_getState(self.model, self.data, self.settled, STATE)
+        elif not (self.authors and self.carries_over):
+            mujoco.mj_resetData(self.model, self.data)
+            mujoco.mj_setState(self.model, self.data, self.settled, STATE)
+        self.place()
+
+    def step(self, action):
+        action = np.asarray(action, float)
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
+            raise UserError(f"an action is {self.action_size} finite numbers from -1 to 1; got {action}")
+        shift, fingers = self.control(np.clip(action, -1, 1))
+        mocap = self.data.mocap_pos[0] + self.metres_per_action * np.array(shift)
+        self.follow(np.clip(mocap, *self.box), fingers, self.substeps)
+        self.after_step()
+        info, exploded = self.info(), self.data.warning.number.any()
+        return self.picture(), float(info["success"]), False, bool(exploded), info
+
+    def follow(self, mocap, fingers, substeps):
+        """Put the mocap body at (3,) metres, set the fingers' control, and simulate."""
+        self.data.mocap_pos[0], self.data.mocap_quat[0], self.data.ctrl[:] = mocap, self.grip_quat, fingers
+        mujoco.mj_step(self.model, self.data, substeps)
+
+    def render(self):
+        return self.picture() if self.render_mode else None
+
+
+# %% [markdown]
+r"""
+What the tasks need to know and to do: where is the hand, where is a joint, which action leads the hand to a target?
+With these, every task gets a *scripted policy* of a few lines: it sees the positions that the learned policy must
+guess from pixels. It shows that a task can be solved, and makes the good tries with which a distance is judged below.
+"""
+
+# %%
+class Task(HandEnv):
+    """Measuring, scripts and goal pictures: what the tasks share beyond simulating."""
+
+    carries_over, miss = False, (0, 0, 0.1)  # does speed survive a reset? by how much does a failed try miss, metres?
+
+    @property
+    def hand(self):
+        """Position of the hand, (3,) metres."""
+        return self.data.body("hand").xpos.copy()
+
+    def joint(self, name):
+        """Position of a joint, (1,) metres or radians, or of a free body, (7,): xyz and quaternion."""
+        return self.data.joint(name).qpos.copy()
+
+    def put(self, **joints):
+        for name, position in joints.items():
+            self.data.joint(name).qpos, self.data.joint(name).qvel = position, 0
+
+    def info(self):
+        """What the policy must not see: success, positions, and the reward that a programmer would write."""
+        success = bool(self.success())
+        return {"success": success, "hand": self.hand, "object": self.joint(self.object)[:3],
+                "oracle_reward": float(success + self.oracle())}
+
+    def toward(self, target, *others):
+        """Action that moves the mocap body straight toward a target (3,), with further entries as given."""
+        shift = (np.array(target) - self.data.mocap_pos[0]) / self.metres_per_action
+        return np.array([*(shift / max(1, np.abs(shift).max())), *others], np.float32)
+
+    def failed_action(self):
+        """A try that looks right and is not: the hand goes near its place in the goal picture, without the object."""
+        return self.toward(np.array(self.goals[-1][0]) + self.miss, 0, 0)[: self.action_size]
+
+    # What a task may leave as it is: nothing to settle, nothing after a step, no oracle, one stage.
+    settle = after_step = lambda self: None
+    oracle = stage = lambda self: 0
+
+
+# %% [markdown]
+r"""
+A goal picture is drawn by the same camera in the same quality as what the policy sees. So we do not load the authors'
+pictures: we state where their hand and objects are (fitted by eye and pixel difference, to about 1 cm), let the arm
+settle there, put the objects in place, and draw.
+"""
+
+# %%
+class GoalTask(Task):
+    """A task with goal states: `goals` is a list, one per stage, of (hand position, {joint: position})."""
+
+    def pose(self, hand, joints):
+        """Bring hand and objects to a goal state."""
+        self.restore()
+        mocap, fingers = np.array(hand), self.control(np.zeros(self.action_size))[1]
+        for _ in range(3):
+            for _ in range(80):
+                self.follow(mocap, fingers, 5)
+                self.put(**joints)
+            mujoco.mj_forward(self.model, self.data)
+            mocap += np.array(hand) - self.hand  # the weld gives way a little
+
+    def goal_images(self):
+        """Draw each stage's goal; the episode that runs is not disturbed. Returns a list of uint8 (H, W, 3)."""
+        running, images = (self.data, self._np_random), []
+        self.data, self.np_random = mujoco.MjData(self.model), np.random.default_rng(0)
+        for hand, joints in self.goals:
+            self.pose(hand, joints)
+            images.append(self.picture())
+        self.data, self._np_random = running
+        return images
+
+
+# %% [markdown]
+r"""
+### Pushing
+
+Push the cup (the authors call it puck) onto the black square: L1 distance of at most 3 cm. Two actions move the hand
+in the plane; the cup starts up to 10 cm to either side. The arm is metaworld's with other joint limits and a hand of
+its own: a box and two short fingers. The original's cup mesh is not in the package; metaworld's mug, scaled to the
+same radius and height, takes its place. The seven motors of the original arm always get 0, so we leave them out.
+"""
+
+# %%
+PUSHING = """<mujoco>
+  <compiler angle="radian"/>
+  <option timestep=".002" iterations="50" cone="elliptic"/>
+  <visual><headlight ambient=".5 .5 .5"/></visual>
+  <default><joint armature=".1" damping="1"/><geom solref=".008 1" solimp=".95 .95 .01" margin=".001"/></default>
+  <include file="objects/assets/xyz_base_dependencies.xml"/>
+  <asset>
+    <texture type="skybox" builtin="gradient" rgb1=".50 .495 .48" rgb2=".50 .495 .48" width="32" height="32"/>
+    <material name="matte" shininess=".1" specular=".4"/>
+    <mesh name="mug" file="../objects/meshes/coffeemachine/mug.stl" scale=".9404 .9404 .9335"/>
+  </asset>
+  <worldbody>
+    <geom type="plane" pos="0 .6 0" size=".4 .4 1" rgba=".6 .6 .6 1" material="matte" contype="15" conaffinity="15"/>
+    <include file="objects/assets/xyz_base.xml"/>
+    <body name="puck">
+      <joint name="puck" type="free" damping="1" armature="0"/>
+      <inertial pos="0 0 0" mass=".1" diaginertia=".1 .1 .1"/>
+      <geom type="mesh" mesh="mug" pos="0 0 .0313" rgba="1 .1 .1 1" friction=".1 .005 .0001" contype="2"
+            conaffinity="2"/>
+    </body>
+    <body name="square">
+      <freejoint name="square"/>
+      <geom type="box" size=".04 .04 .001" rgba=".1 .1 .1 1" contype="0" conaffinity="8"/>
+    </body>
+  </worldbody>
+  <actuator><motor joint="claw" gear="100" ctrlrange="0 1"/></actuator>
+  <equality><weld body1="mocap" body2="hand" relpose="0 0 0 1 0 0 0" solref=".01 1" torquescale="1"/></equality>
+</mujoco>"""
+
+# %% [markdown]
+r"""
+`RLV_ARM` undoes for this scene and the next what metaworld has changed since: class defaults of the arm's shapes, and
+weights computed from two groups of shapes only. The red dots that mark places on the arm go as well.
+"""
+
+# %%
+RLV_ARM = {
+    "body[@name='base']": {"childclass": None},
+    "compiler": {"inertiagrouprange": "0 5"},
+    "body[@name='base']//site": None,
+}
+FINGER = 'type="box" size=".025 .005 .02" rgba="0 0 0 1" condim="4" friction="1 .05 .01" contype="2" conaffinity="2"'
+PUSHING_ARM = {
+    **RLV_ARM,
+    "joint[@name='right_j0']": {"range": "-1.5 1.5"},
+    "joint[@name='right_j1']": {"range": "-2 -.5"},
+    "joint[@name='right_j6']": {"range": "-.01 .01"},
+    "geom[@mesh='l6']": {"contype": "2", "conaffinity": "2"},
+    "geom[@mesh='eGripperBase']": None,
+    "body[@name='hand']": f"""<body name="hand" quat="-1 0 1 0">
+      <geom type="box" size=".01 .04 .01"/>
+      <body pos=".03 -.03 0">
+        <inertial pos="-.01 0 0" mass="4" diaginertia=".1 .1 .1"/>
+        <joint name="claw" type="slide" axis="0 1 0" range="0 .04"/>
+        <geom {FINGER} euler="0 0 .2"/>
+      </body>
+      <body pos=".03 .03 0">
+        <inertial pos="-.01 0 0" mass="4" diaginertia=".1 .1 .1"/>
+        <geom {FINGER} euler="0 0 -.2"/>
+      </body>
+    </body>""",
+}
+
+# %% [markdown]
+r"""
+The hand's height is not an action: it creeps from 7 toward 5 cm, 2% of what is left per step. A reset puts the mocap
+body 10 cm outside its box, so on the first step the hand jumps back by 20 cm. The original resets nothing but joint
+angles; what speed the arm and the fingers had when the last episode ended, they keep. We start from rest, unless
+`authors=True`.
+"""
+
+# %%
+class Pushing(GoalTask):
+    """Push the cup onto the square. Numbers: authors' code (multiworld), unless said otherwise."""
+
+    scene, patches, unseen = PUSHING, PUSHING_ARM, ("right_l0", "head", "right_l1")
+    camera, mirror = {"azimuth": 270, "elevation": -60, "distance": 0.45, "lookat": (0, 0.85, 0.45)}, np.s_[:, ::-1]
+    size, action_size, episode_length, substeps = (48, 48), 2, 100, 50
+    metres_per_action, box, grip_quat = 0.02, ((-0.28, 0.3, 0.05), (0.28, 0.9, 0.3)), (1, 0, 1, 0)  # gripper down
+    object, target = "puck", (0, 0.75)
+    arm = (1.7244448, -0.92036369, 0.10234232, 2.11178144, 2.97668632, -0.38664629, 0.54065733)
+    goals = [((-0.035, 0.66, 0.05), {"puck": (0.007, 0.754, 0, 1, 0, 0, 0)})]  # fitted to the authors' goal picture
+
+    carries_over = True  # if authors=True
+
+    def place(self):
+        self.data.qpos[:7], self.data.mocap_pos[0], self.data.mocap_quat[0] = self.arm, (0, 0.2, 0.07), self.grip_quat
+        self.put(puck=(self.np_random.uniform(-0.1, 0.1), 0.6, 0.02, 1, 0, 0, 0))
+        self.put(square=(*self.target, 0.02, 1, 0, 0, 0))
+        mujoco.mj_forward(self.model, self.data)
+
+    def control(self, action):
+        return (*action, 0.05 - self.data.mocap_pos[0, 2]), 1  # the hand's shift; fingers closed
+
+    def success(self):
+        return -self.oracle() < 0.03
+
+    def oracle(self):
+        return -np.abs(self.joint("puck")[:2] - self.target).sum()  # ours: the paper has no oracle here
+
+    def scripted_action(self):
+        """Go behind the cup, on its line to the square, and push along the line."""
+        puck, hand, height = self.joint("puck")[:2], self.hand[:2], self.data.mocap_pos[0, 2]
+        ahead = (self.target - puck) / np.linalg.norm(self.target - puck)
+        beside = (hand - puck) @ (ahead[1], -ahead[0])
+        behind = abs(beside) < 0.006 and (hand - puck) @ ahead < 0
+        return self.toward((*(puck if behind else puck - 0.08 * ahead), height))[:2] * (not self.success())
+
+
+# %% [markdown]
+r"""
+### Drawer open
+
+Pull a heavy drawer (5 tonnes: only the weld is strong enough) at least 12 cm open. This is the drawer of the first
+metaworld, all boxes, not the one that the package has today; so it is declared here. Four actions: x (ignored: the
+authors set it to 0, "2D"), y, z and the grip, which is slow. One goal picture does not teach it, says the paper: the
+hand goes where it is in the picture, without the drawer. So there are **two**: hand at the handle, and drawer open.
+"""
+
+# %%
+GRIPPER = """<actuator>
+    <position joint="r_close" kp="400" ctrlrange="-1 1"/>
+    <position joint="l_close" kp="400" ctrlrange="-1 1"/>
+  </actuator>"""
+DRAWER_AND_COVER = """<body pos="0 .9 .04" childclass="drawer">
+      <joint name="drawer" type="slide" axis="0 1 0" range="-.2 0"/>
+      <geom size=".1 .1 .001" pos="0 0 .005"/>
+      <geom size=".1 .001 .05" pos="0 .1 .054"/>
+      <geom size=".1 .001 .05" pos="0 -.1 .054"/>
+      <geom size=".001 .1 .05" pos=".1 0 .054"/>
+      <geom size=".001 .1 .05" pos="-.101 0 .054"/>
+      <geom size=".05 .005 .02" pos="0 -.2 .05" rgba="0 0 0 1"/>
+      <geom size=".005 .05 .02" pos=".045 -.15 .05" rgba="0 0 0 1"/>
+      <geom size=".005 .05 .02" pos="-.045 -.15 .05" rgba="0 0 0 1"/>
+    </body>
+    <body pos="0 .9 .02" childclass="cover">
+      <geom size=".105 .105 .001" pos="0 0 .2"/>
+      <geom size=".105 .001 .1" pos="0 .105 .102"/>
+      <geom size=".001 .105 .1" pos=".105 0 .102"/>
+      <geom size=".001 .105 .1" pos="-.106 0 .102"/>
+      <geom class="post" pos=".105 .105 .1"/>
+      <geom class="post" pos="-.105 .105 .1"/>
+      <geom class="post" pos=".105 -.105 .1"/>
+      <geom class="post" pos="-.105 -.105 .1"/>
+    </body>"""
+
+# %%
+DRAWER = f"""<mujoco>
+  <compiler angle="radian"/>
+  <option timestep=".0025" iterations="50" tolerance="1e-10" solver="Newton" jacobian="dense" cone="elliptic"/>
+  <visual><headlight ambient=".5 .5 .5"/></visual>
+  <default>
+    <joint armature=".1" damping="1"/>
+    <geom solref=".02 1" solimp="1 1 0"/>
+    <default class="cover">
+      <geom type="box" material="wood" rgba=".3 .3 1 1" solimp=".99 .99 .01" solref=".01 1"/>
+      <default class="drawer"><geom rgba="1 .3 .3 1" mass="1000"/></default>
+      <default class="post"><geom type="capsule" size=".005 .1" contype="2" conaffinity="2"/></default>
+    </default>
+  </default>
+  <include file="objects/assets/xyz_base_dependencies.xml"/>
+  <asset>
+    <texture type="skybox" builtin="gradient" rgb1=".50 .495 .48" rgb2=".50 .495 .48" width="32" height="32"/>
+    <texture name="wood" type="cube" file="../textures/light_wood_v2.png"/>
+    <texture name="table" type="2d" file="../textures/light_wood_v3.png"/>
+    <material name="wood" texture="wood"/>
+    <material name="table" texture="table"/>
+  </asset>
+  <worldbody>
+    <light pos="1 1 4" dir="0 -.15 -1" diffuse=".8 .8 .8" specular=".3 .3 .3" castshadow="false"/>
+    <light pos="-3 -3 4" dir="0 -.15 -1" diffuse=".8 .8 .8" specular=".3 .3 .3" castshadow="false"/>
+    <geom type="plane" pos="0 .6 0" size=".4 .4 1" rgba=".6 .6 .5 1" material="table" friction="2 .1 .002" contype="15"
+          conaffinity="15"/>
+    <include file="objects/assets/xyz_base.xml"/>
+    {DRAWER_AND_COVER}
+  </worldbody>
+  {GRIPPER}
+  <equality><weld body1="mocap" body2="hand" relpose="0 0 0 1 0 0 0" solref=".02 1" torquescale="1"/></equality>
+</mujoco>"""
+
+# %%
+DRAWER_ARM = {
+    **RLV_ARM,
+    "geom[@name='rightclaw_it']": {"class": None},
+    "geom[@name='leftclaw_it']": {"class": None},
+    "geom[@name='rightpad_geom']": {"solimp": ".9 .9 .01", "mass": None},
+    "geom[@name='leftpad_geom']": {"solimp": ".9 .9 .01"},
+}
+
+
+class DrawerOpen(GoalTask):
+    """Open the drawer. Numbers: authors' code (metaworld, first version), unless said otherwise."""
+
+    scene, patches = DRAWER, DRAWER_ARM
+    unseen = ("right_l0", "head", "right_l1", "right_l2", "right_l3", "right_arm_base_link", "pedestal")
+    camera, mirror = {"azimuth": -30, "elevation": -135, "distance": 0.5, "lookat": (0, 0.6, 0.2)}, np.s_[::-1]
+    size, action_size, episode_length, substeps = (48, 48), 4, 200, 5
+    metres_per_action, box, grip_quat = 0.01, ((-0.5, 0.4, 0.05), (0.5, 1, 0.5)), (1, 0, 1, 0)  # gripper down
+    object = "drawer"
+    goals = [((0, 0.69, 0.131), {"drawer": 0}), ((0, 0.455, 0.093), {"drawer": -0.2})]  # fitted
+
+    def settle(self):
+        """Let the arm settle from its zero pose: 20 times 5 substeps, but for the last one."""
+        self.follow((0, 0.5, 0.25), (-1, 1), 99)
+
+    def place(self):
+        """Simulate the last substep: the picture shows the positions before it, as in the original."""
+        mujoco.mj_step(self.model, self.data)
+
+    def control(self, action):
+        return (0, action[1], action[2]), (action[3], -action[3])  # x dropped; fingers open at -1, closed at 1
+
+    def success(self):
+        return -self.oracle() <= 0.08
+
+    def oracle(self):
+        return -abs(self.joint("drawer")[0] + 0.2)  # ours: the paper has no oracle here
+
+    def stage(self):
+        return int(self.joint("drawer")[0] < -0.002)
+
+    def scripted_action(self):
+        """Over the handle, down behind its bar, and pull."""
+        _, y, z = self.hand
+        over = 0.69 + self.joint("drawer")[0]
+        if z > 0.16 and y < over - 0.03:
+            return self.toward((0, over + 0.1, 0.2), 0)
+        return self.toward((0, over, 0.125) if z > 0.14 else (0, 0.4, 0.125), 0)
+
+
+# %% [markdown]
+r"""
+### Close drawer, cup forward, faucet right
+
+Three tasks share one scene (from the *DVD* benchmark): a table with a drawer, a coffee machine, a faucet and a heavy
+mug. Here the gripper lies level and points away from the base. Five actions: x, y, z, a rotation that the original
+computes and then overwrites (kept, without effect, because it counts in SAC's target entropy), and the grip.
+"""
+
+# %%
+DVD = f"""<mujoco>
+  <include file="scene/basic_scene.xml"/>
+  <include file="objects/assets/drawer_dependencies.xml"/>
+  <include file="objects/assets/coffeemachine_dependencies.xml"/>
+  <include file="objects/assets/faucet_dependencies.xml"/>
+  <include file="objects/assets/xyz_base_dependencies.xml"/>
+  <worldbody>
+    <camera name="cam0" pos=".05 -.05 .6" quat=".0218097 -.0377755 .4995241 -.8652011" fovy="45"/>
+    <include file="objects/assets/xyz_base.xml"/>
+    <body pos="0 .5 .1"><joint name="mug" type="free"/><include file="objects/assets/mug.xml"/></body>
+    <body pos=".25 .75 0"><include file="objects/assets/drawer.xml"/></body>
+    <body pos="-.04 .85 0"><include file="objects/assets/coffeemachine.xml"/></body>
+    <body pos="-.25 .7 0"><include file="objects/assets/faucet.xml"/></body>
+  </worldbody>
+  {GRIPPER}
+  <equality><weld body1="mocap" body2="hand" relpose="0 0 0 1 0 0 0" solref=".02 1" torquescale="5"/></equality>
+</mujoco>"""
+DVD_PATCHES = {
+    "body[@name='RetainingWall']": None,  # metaworld added it later
+    "visual/map": {"znear": ".1"},
+    "body[@name='base']": {"pos": "0 -.2 -.3"},
+    "body[@name='hand']": {"pos": "0 0 .05"},
+    "geom[@name='rightpad_geom']": {"solimp": ".9 .9 .01"},
+    "geom[@name='leftpad_geom']": {"solimp": ".9 .9 .01"},
+    "body[@name='mug']/site": '<inertial pos="0 0 0" mass="1.5" diaginertia=".01 .01 .01"/>',  # the heavy mug
+    "body[@name='drawer_link']/joint": {"name": "drawer"},  # the coffee machine's button has the same name
+    "body[@name='cmbutton']/joint": {"name": "button"},
+    "body[@name='faucet_link2']/joint": {"name": "faucet"},
+}
+
+# %% [markdown]
+r"""
+All three start alike: the arm settles for 1,000 substeps, knocking the mug about meanwhile; then the objects are put
+in place. One action shifts the hand by up to 5 cm, twice as far as the cup has to go: these tasks are easy, made for
+comparing rewards, not for showing off.
+"""
+
+# %%
+class DVDTask(GoalTask):
+    """What the three tasks share. Numbers: authors' code (dvd_sim_envs), unless said otherwise."""
+
+    scene, patches, samples = DVD, DVD_PATCHES, 4
+    unseen = ("right_l0", "head", "right_l1", "right_arm_base_link", "pedestal")
+    camera, mirror = "cam0", np.s_[::-1]
+    size, action_size, episode_length, substeps = (120, 180), 5, 60, 5
+    metres_per_action, box, grip_quat = 0.05, ((-0.4, 0.4, 0), (0.4, 0.8, 0.2)), (0.5, 0, 0, 0.5)  # gripper level
+    miss = (0, -0.12, 0)
+    start = {"mug": (0, 0.6, 0, 1, 0, 0, 0), "drawer": -0.07, "button": 0, "faucet": 0}
+
+    def settle(self):
+        """Let the arm settle from its zero pose, fingers open, then half closed."""
+        self.follow((0, 0.5, 0.02), (-1, 1), 500)
+        self.follow((0, 0.5, 0.02), (0, 0), 500)
+
+    def place(self):
+        self.put(**self.start)
+        mujoco.mj_forward(self.model, self.data)
+
+    def control(self, action):
+        return action[:3], (action[4], -action[4])  # the turn dropped; fingers open at -1, closed at 1
+
+    def after_step(self):
+        self.data.joint("mug").qpos[3:] = (1, 0, 0, 0)
+
+
+# %% [markdown]
+r"""
+Each task has the test that pays the sparse reward, and an *oracle*: the dense reward that a programmer with access to
+the state would write, and that the paper compares with. It is `success` plus what `oracle` returns, in
+`info["oracle_reward"]`.
+"""
+
+# %%
+class CloseDrawer(DVDTask):
+    """Push the drawer shut, to less than 5 cm."""
+
+    object, goals = "drawer", [((0.24, 0.57, 0.06), {**DVDTask.start, "drawer": 0})]  # fitted to the authors' picture
+
+    def success(self):
+        return self.joint("drawer")[0] > -0.05
+
+    def oracle(self):
+        return self.joint("drawer")[0] - np.linalg.norm(self.hand - (0.25, 0.62, 0.06))
+
+    def scripted_action(self):
+        """Go before the handle, and push."""
+        return self.toward((0.25, 0.62, 0.07) if abs(self.hand[0] - 0.25) < 0.03 else (0.25, 0.42, 0.07), 0, 0)
+
+
+class CupForward(DVDTask):
+    """Push the cup forward, to less than 7.5 cm from a point."""
+
+    object, target = "mug", (0, 0.7, 0)
+    goals = [((-0.07, 0.658, 0.046), {**DVDTask.start, "mug": (-0.045, 0.735, 0, 1, 0, 0, 0)})]  # fitted
+
+    def success(self):
+        return np.linalg.norm(self.joint("mug")[:3] - self.target) < 0.075
+
+    def oracle(self):
+        cup, hand = self.joint("mug")[:3], self.hand
+        return -np.linalg.norm(cup - self.target) - np.linalg.norm(hand - self.target)  # authors' code: not hand - cup
+
+    def scripted_action(self):
+        """Push until the cup is there."""
+        return self.toward((0, 0.7, 0.03) if self.joint("mug")[1] < 0.69 else self.data.mocap_pos[0], 0, 0)
+
+
+class FaucetRight(DVDTask):
+    """Turn the faucet's lever to the right of the picture."""
+
+    object, goals = "faucet", [((-0.3, 0.52, 0.1), {**DVDTask.start, "faucet": -0.69})]  # fitted
+
+    def success(self):
+        return self.joint("faucet")[0] < -0.01
+
+    def oracle(self):
+        return -self.joint("faucet")[0] - np.linalg.norm(self.hand - (-0.27, 0.53, 0.11))
+
+    def scripted_action(self):
+        """Go beside the lever, and across."""
+        beside = self.hand[1] > 0.52 and self.hand[2] > 0.1
+        return self.toward((-0.36, 0.55, 0.12) if beside else (-0.17, 0.56, 0.13), 0, 0)
+
+
+# %% [markdown]
+r"""
+### Using them
+
+`make_task` gives a task under its time limit. The same five are registered with gymnasium, for
+`gym.make("hold/Pushing-v0")` and `gym.make_vec`. Several at once, in processes of their own, need `context="spawn"`
+(OpenGL does not survive a fork):
+
+    gym.vector.AsyncVectorEnv([functools.partial(make_task, "pushing")] * 4, context="spawn")
+"""
+
+# %%
+TASKS = {"pushing": Pushing, "drawer_open": DrawerOpen, "close_drawer": CloseDrawer, "cup_forward": CupForward,
+         "faucet_right": FaucetRight}
+for task in TASKS.values():
+    gym.registry.pop(f"hold/{task.__name__}-v0", None)  # a cell may run twice
+    gym.register(f"hold/{task.__name__}-v0", task, max_episode_steps=task.episode_length)
+
+
+def task_size(name, height):
+    """Size (height, width) of a task's picture with so many rows; 0 rows: the paper's size."""
+    rows, columns = TASKS[name].size
+    return (height, round(height * columns / rows)) if height else (rows, columns)
+
+
+def make_task(name, size=None, quality="fast", render_mode="rgb_array", authors=False):
+    """Make one of the five tasks, under its time limit.
+
+    Args:
+        name: a key of `TASKS`.
+        size: (height, width) of the observation; by default the paper's: (48, 48), or (120, 180) for the DVD tasks.
+        quality: "fast"; "faithful", with shadows and smooth edges as in the authors' pictures; or "default", MuJoCo's.
+        render_mode: "rgb_array" or None.
+        authors: keep the one oddity that would make an episode depend on the one before (see Pushing).
+    """
+    if name not in TASKS:
+        raise UserError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
+    task = TASKS[name](size, quality, render_mode, authors)
+    return gym.wrappers.TimeLimit(gym.wrappers.OrderEnforcing(task), task.episode_length)
+
+
+# %% [markdown]
+r"""
+**Your own robot** needs an MJCF file and a photo of the goal. A hand that follows a mocap body inherits everything;
+so does this one-ball robot, which has to touch a red wall. Put your file in `scene`, and replace what differs: for
+torque control, override `step`.
+"""
+
+# %%
+class TouchWall(GoalTask):
+    """A scene of one's own: a ball on a weld, and a wall to touch."""
+
+    scene = """<mujoco><worldbody>
+      <light pos="0 0 3"/><geom type="plane" size="1 1 1" rgba=".8 .8 .8 1"/><body name="mocap" mocap="true"/>
+      <geom type="box" pos="0 .5 .1" size=".3 .02 .1" rgba="1 0 0 1"/>
+      <body name="hand"><freejoint name="hand"/><geom size=".05" rgba="0 0 1 1"/></body></worldbody>
+      <equality><weld body1="mocap" body2="hand" relpose="0 0 0 1 0 0 0"/></equality></mujoco>"""
+    camera = {"azimuth": 90, "elevation": -45, "distance": 1.5}
+    size, action_size, episode_length, substeps = (48, 48), 2, 40, 10
+    metres_per_action, box, grip_quat = 0.03, ((-0.4, -0.4, 0.1), (0.4, 0.43, 0.1)), (1, 0, 0, 0)
+    object, goals = "hand", [((0, 0.43, 0.1), {})]  # a photo does as well: GoalReward takes any uint8 array
+
+    def place(self):
+        self.put(hand=(0, 0, 0.1, 1, 0, 0, 0))
+        self.data.mocap_pos[0] = (0, 0, 0.1)
+        mujoco.mj_forward(self.model, self.data)
+
+    def control(self, action):
+        return (*action, 0), ()  # the hand's shift; no fingers
+
+    def success(self):
+        return self.hand[1] > 0.4
+
+    def scripted_action(self):
+        return self.toward((0, 0.43, 0.1))[:2]
+
+
+# %% [markdown]
+r"""
+### What they look like, and what they cost
+
+`tasks_figure` draws each task's start, and its goal pictures. `benchmark_rendering` times them. "default" is how
+metaworld's scenes draw by themselves.
+"""
+
+# %%
+def tasks_figure(quality="fast"):
+    """Start and goal pictures of the five tasks, side by side; returns the figure."""
+    plot_style()
+    figure, axes = plt.subplots(2, 6, figsize=(11, 3), width_ratios=(1, 1, 1, 1.5, 1.5, 1.5))
+    columns = iter(axes.T)
+    for name in TASKS:
+        task = TASKS[name](quality=quality)
+        start = task.reset(seed=0)[0]
+        for goal, (above, below) in zip(task.goal_images(), columns):
+            above.imshow(start)
+            below.imshow(goal)
+            above.set_title(name.replace("_", " "))
+        task.close()
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure
+
+
+# %%
+def milliseconds(function, repeats=30):
+    """Median time of a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times))
+
+
+def benchmark_rendering(names=tuple(TASKS)):
+    """Print milliseconds per simulated step, picture and reset in each quality; returns the rows.
+
+    The last column is the mean absolute difference to the faithful goal picture, in levels of 255: what fast costs.
+    """
+    rows = []
+    print(f"{'task':14}{'size':>9}  {'quality':9}{'step':>7}{'picture':>9}{'reset':>7}  ms  change")
+    for name in names:
+        for size in sorted({TASKS[name].size, task_size(name, min(64, TASKS[name].size[0]))}):
+            goals = {}
+            for quality in ("faithful", "default", "fast"):
+                task = TASKS[name](size, quality)
+                goals[quality], _ = task.goal_images()[-1].astype(float), task.reset(seed=0)
+                step = milliseconds(lambda: mujoco.mj_step(task.model, task.data, task.substeps))
+                picture, reset = milliseconds(task.picture), milliseconds(task.restore)
+                change = np.abs(goals[quality] - goals["faithful"]).mean()
+                costs = f"{step:7.2f}{picture:9.2f}{reset:7.2f}{change:12.2f}"
+                print(f"{name:14}{size[0]:5}x{size[1]:<3}  {quality:9}{costs}")
+                rows.append({"task": name, "height": size[0], "width": size[1], "quality": quality, "step": step,
+                             "picture": picture, "reset": reset, "difference": change})
+                task.close()
+    return rows
+
+
+# %% [markdown]
+r"""
+## The reward
+
+The distance $d(s, g)$ between a camera picture $s$ and a goal picture $g$ is not zero at the goal for every model: a
+network that looks at both pictures together is free to say $d(g, g) = 7$. So we count from there, $x(s) = d(s, g) -
+d(g, g)$. The step from $s$ to $s'$ pays, by the paper's text and the authors' code,
+
+$$r = -\frac{\max(0,\ x(s'))}{T} + r_\text{sparse},$$
+
+which scores the picture that the action *led to*. $T$ sets the size against the sparse reward of 1; the authors chose
+it such that the start scores about $-\frac13$, and $T$ can be computed so. Four forms are on offer:
+
+| `form` | pays | alone, exact $d$ | with the sparse reward | wrong $d$ | $d(g,g)$ not subtracted |
+|---|---|---|---|---|---|
+| `cumulative` | $-\max(0, x')/T$ | best policy kept | kept | can mislead | fails below 0 |
+| `instantaneous` | $(\max(0, x) - \max(0, x'))/T$ | kept | kept | can mislead | fails below 0 |
+| `printed` | $-\max(0, x' - x)/T$ | lost | kept | can mislead | no matter |
+| `potential` | $\gamma\Phi(s') - \Phi(s)$, $\Phi = -x/T$ | lost: all tie | kept | **kept** | matters if the goal ends episodes |
+
+`cumulative` pays every step near the goal. Where $d(g, g)$ is negative and not subtracted, the clamp makes all states
+near the goal look alike.
+
+`instantaneous` is the paper's ablation, which learned worse. Over an episode it sums to the way gained, whatever the
+pace; discounting alone asks for haste, so its stakes are only $1 - \gamma$ as high as those of `cumulative`.
+
+`printed` is Eq. 4 as it stands in the paper, with $d(s_t, g)$ in the place of $d(g, g)$; the sentence after it, and
+the code, have the cumulative form. It punishes steps back and pays nothing for steps forward, so standing still is as
+good as moving on.
+
+`potential` (Ng, Harada and Russell, 1999) cannot change which policy is best, however wrong $d$ is. For the same
+reason it says nothing without the sparse reward: it helps to find the best policy, not to define it.
+
+The tests prove each entry of the table by value iteration on a small world.
+"""
+
+# %%
+def reward_from_distances(previous, current, scale, form="cumulative", gamma=0.99, previous_cost=0.0, cost=0.0):
+    """Reward of the step from s to s', element by element.
+
+    Args:
+        previous, current: x(s) and x(s'), with x = d(s, g) - d(g, g); (B,) or scalars.
+        scale: T.
+        form: "cumulative", "instantaneous", "printed" or "potential".
+        gamma: discount, for "potential" alone.
+        previous_cost, cost: added to the distances for stages still to come, after clamping.
+    """
+    near, far = np.maximum(0, current) + cost, np.maximum(0, previous) + previous_cost
+    change = np.add(current, cost) - np.add(previous, previous_cost)
+    forms = {"cumulative": -near, "instantaneous": far - near, "printed": -np.maximum(0, change),
+             "potential": np.add(previous, previous_cost) - gamma * np.add(current, cost)}
+    if form not in forms or not scale > 0:
+        raise UserError(f"form is {form!r} and T is {scale}; T must be positive, form one of {', '.join(forms)}")
+    return forms[form] / scale
+
+
+x, after = np.array([6.0, 3.0, 3.0]), np.array([3.0, 6.0, -1.0])  # a step nearer, a step back, a step past the goal
+assert reward_from_distances(x, after, scale=3).tolist() == [-1, -2, 0]
+assert reward_from_distances(x, after, 3, "instantaneous").tolist() == [1, -1, 1]
+assert reward_from_distances(x, after, 3, "printed").tolist() == [0, -1, 0]
+
+# %% [markdown]
+r"""
+**Stages.** The drawer has two goal pictures, so the reward aims at the first until it is reached: $\max(0, x)$ below
+a threshold on three steps in a row, before division by $T$. A miss starts the count anew. For each later stage that
+is still unfinished, a constant `stage_cost` is added, lest the policy linger where it was paid well. The step that
+completes the third hit is still scored with the old goal; the new goal is in force, and in the policy's sight, from
+the next observation on.
+"""
+
+# %%
+def advance_stage(excess, stage, hits, num_stages, threshold=1.0, hold_steps=3):
+    """Count the steps in a row with max(0, x) below the threshold; returns the new (stage, hits), each (B,)."""
+    hits = np.where(np.maximum(0, excess) < threshold, hits + 1, 0)
+    done = (hits >= hold_steps) & (stage < num_stages - 1)
+    return stage + done, np.where(done, 0, hits)
+
+
+def suggest_scale(start_excess):
+    """T with which the start scores -1/3 in the mean over resets."""
+    scale = 3 * float(np.mean(start_excess))
+    if not (np.isfinite(scale) and scale > 0):
+        raise UserError(f"by this distance the start is as near to the goal as the goal itself (mean {scale / 3:.3g}); "
+                        "give scale, or another goal picture")
+    return scale
+
+
+stage, hits = np.zeros((2, 1), int)
+for excess in (0.5, 2.0, 0.5, 0.5, 0.5, 9.0):  # the miss costs the first hit; the fifth step switches
+    stage, hits = advance_stage(np.array([excess]), stage, hits, num_stages=2)
+assert stage == 1 and hits == 0
+assert suggest_scale([4.0, 6.0]) == 15
+
+# %% [markdown]
+r"""
+### Measuring
+
+Any function `distance(frames, goal) -> (B,)` will do. A distance file (`common.load_distance`) is one; so is the
+plain norm of the difference in pixels, the paper's weakest baseline. Some models want to see motion: if the distance
+has a `history` of more than 1, it gets that many frames, oldest first, and the first frame of an episode fills the
+places before it.
+"""
+
+# %%
+def pixel_distance(frames, goal):
+    """L2 norm of the difference of pixels in [0, 1], on the centre square: (B, H, W, 3), (H, W, 3) -> (B,)."""
+    side = min(goal.shape[:2])
+    top, left = (goal.shape[0] - side) // 2, (goal.shape[1] - side) // 2
+    square = np.s_[..., top : top + side, left : left + side, :]
+    return np.linalg.norm((frames[square] / 255.0 - goal[square] / 255.0).reshape(len(frames), -1), axis=1)
+
+
+black, white = np.zeros((1, 2, 4, 3), np.uint8), np.full((2, 4, 3), 255, np.uint8)
+assert pixel_distance(black, white).tolist() == [np.sqrt(2 * 2 * 3)]  # one column is cut off on either side
+
+
+# %%
+def distances_to_goals(distance, frames, goals, index):
+    """d(frames[b], goals[index[b]]) for each b: one call of `distance` per goal in use.
+
+    Args:
+        distance: callable (frames, goal) -> (B,), array or tensor; may have attributes `history` and `device`.
+        frames: uint8 (B, history, H, W, 3), oldest first.
+        goals: uint8 (N, H, W, 3).
+        index: which goal each frame is measured to, (B,).
+    Returns:
+        float (B,).
+    """
+    values = np.zeros(len(frames))
+    frames = frames if getattr(distance, "history", 1) > 1 else frames[:, -1]
+    device = torch.device(getattr(distance, "device", "cpu")).type
+    for i in np.unique(index):
+        with torch.autocast(device, enabled=device == "cuda"):
+            found = torch.as_tensor(distance(frames[index == i], goals[i])).detach().float().cpu().numpy()
+        if found.shape != (np.sum(index == i),) or not np.isfinite(found).all():
+            raise UserError(f"for {np.sum(index == i)} frames the distance gave {found.shape} values, or infinite ones; "
+                            "it must give one finite number each, (B,)")
+        values[index == i] = found
+    return values
+
+
+def goal_baselines(distance, goals):
+    """d(g, g) of each goal (N, H, W, 3): (N,). Where the model sees a history, the goal fills it (authors' code)."""
+    still = np.repeat(goals[:, None], getattr(distance, "history", 1), 1)
+    return distances_to_goals(distance, still, goals, np.arange(len(goals)))
+
+
+def check_goals(goals, space):
+    """Return the goals as one uint8 array (N, H, W, 3). Raises UserError unless they look like the observations."""
+    shape = getattr(space, "shape", None) or ()
+    if getattr(space, "dtype", None) != np.uint8 or len(shape) != 3 or shape[-1] != 3 or space.high.max() < 255:
+        raise UserError(f"the observations are {space}; the reward needs uint8 pictures (H, W, 3) from 0 to 255")
+    goals = list(goals) if isinstance(goals, (list, tuple)) or np.ndim(goals) == 4 else [goals]
+    for goal in map(np.asarray, goals):
+        if goal.dtype != np.uint8 or goal.shape != shape or goal.max() <= 1:
+            raise UserError(f"a goal is {goal.dtype} {goal.shape} with values up to {goal.max(initial=0)}; "
+                            f"it must be uint8 {shape} from 0 to 255, like the observations")
+    if not goals:
+        raise UserError("there is no goal; give a picture, a list of pictures (stages), or a film with time_indexed")
+    return np.stack(goals)
+
+
+# %% [markdown]
+r"""
+`GoalScorer` keeps what the reward remembers between steps, for a batch of environments: the last frames, $x(s)$, the
+stage, the hits, the time. One environment is a batch of one. The goals are one picture, a list of pictures (stages),
+or a film: with `time_indexed`, step $t$ is compared with frame $t$ of a demonstration (its last frame repeats), as
+the baseline TCN needs.
+"""
+
+# %%
+class GoalScorer:
+    """Scores pictures by their distance to goals, for B environments. See `GoalReward` for the arguments."""
+
+    def __init__(self, batch, space, distance, goals, scale=None, form="cumulative", threshold=1.0, hold_steps=3,
+                 stage_cost=None, gamma=0.99, time_indexed=False):
+        reward_from_distances(0, 0, 1 if scale is None else scale, form)  # refuses what is not known
+        self.distance, self.goals, self.time_indexed = distance, check_goals(goals, space), time_indexed
+        self.scale, self.form, self.gamma, self.stage_cost = scale, form, gamma, stage_cost
+        self.num_stages, self.threshold, self.hold_steps = 1 if time_indexed else len(self.goals), threshold, hold_steps
+        self.stage, self.hits, self.time, self.previous_stage = np.zeros((4, batch), int)
+        self.excess = np.zeros(batch)  # x(s)
+        history = getattr(distance, "history", 1)
+        self.frames = np.zeros((batch, history, *space.shape), np.uint8)  # (B, history, H, W, 3)
+        self.baseline = goal_baselines(distance, self.goals)  # (N,)
+
+    @property
+    def index(self):  # which goal is in force in each environment, (B,)
+        return np.minimum(self.time, len(self.goals) - 1) if self.time_indexed else self.stage
+
+    def cost(self, stage):  # what the unfinished later stages add to the distance, (B,)
+        each = self.scale / 5 if self.stage_cost is None else self.stage_cost  # authors' code: 2 for T = 10, 20 for 100
+        return each * (self.num_stages - 1 - stage)
+
+    def excess_now(self):  # x of the frames in memory
+        return distances_to_goals(self.distance, self.frames, self.goals, self.index) - self.baseline[self.index]
+
+    def reset(self, pictures, who=None):
+        """Begin episodes in the environments of the mask `who` (B,): memory, stage, hits and time start anew."""
+        who = np.ones(len(self.frames), bool) if who is None else who
+        self.frames[who] = pictures[who][:, None]
+        for counter in (self.stage, self.hits, self.time, self.previous_stage):
+            counter[who] = 0
+        self.excess[who] = self.excess_now()[who]
+        return {"distance": self.excess + self.baseline[self.index], "stage": self.index.copy()}
+
+    def score(self, pictures):
+        """Score the pictures s' (B, H, W, 3) a step led to: {"distance", "stage", "reward_distance"}, (B,) each."""
+        self.frames = np.concatenate([self.frames[:, 1:], pictures[:, None]], 1)
+        self.time += 1
+        before, costs, index = self.excess, (self.cost(self.previous_stage), self.cost(self.stage)), self.index.copy()
+        self.excess, self.previous_stage = self.excess_now(), self.stage
+        reward = reward_from_distances(before, self.excess, self.scale, self.form, self.gamma, *costs)
+        limits = self.num_stages, self.threshold, self.hold_steps
+        self.stage, self.hits = advance_stage(self.excess, self.stage, self.hits, *limits)
+        return {"distance": self.excess + self.baseline[index], "stage": index, "reward_distance": reward}
+
+    def with_goal(self, pictures):  # the goal in force behind each picture's channels, (B, H, W, 6)
+        return np.concatenate([pictures, self.goals[self.index]], -1)
+
+
+# %%
+def scale_from_resets(scorer, reset):
+    """T from the first pictures of eight seeded resets; `reset(seed)` returns pictures (B, H, W, 3)."""
+    starts = []
+    for seed in range(0, 8, len(scorer.frames)):
+        scorer.reset(reset(seed))
+        starts.extend(scorer.excess)
+    reset(int(np.random.SeedSequence().entropy % 2**31))  # or episodes without a seed would all be alike
+    return suggest_scale(starts)
+
+
+# %% [markdown]
+r"""
+`GoalReward` puts the scorer around an environment, ours or any other whose observations are pictures.
+"""
+
+# %%
+class GoalReward(gym.Wrapper):
+    """Pay for pictures that come closer to a goal picture.
+
+    Args:
+        env: any environment with uint8 image observations (H, W, 3).
+        distance: callable (frames, goal) -> (B,); see `distances_to_goals`.
+        goals: one picture (H, W, 3), a list of pictures (stages), or with `time_indexed` a film (N, H, W, 3).
+        scale: T; by default such that the start scores -1/3 in the mean over eight resets.
+        sparse_weight: weight of the environment's own reward.
+        form: "cumulative", "instantaneous", "printed" or "potential"; `gamma` is the discount of the last.
+        threshold, hold_steps: a stage ends after so many steps in a row with max(0, d - d(g, g)) below the threshold.
+        stage_cost: added to the distance for each later stage; by default scale / 5.
+        goal_in_observation: stack the goal in force behind the picture's channels, (H, W, 6).
+
+    `info` holds "distance" (raw), "stage" (index of the goal it was measured to), "reward_distance", and
+    "reward_sparse" (the environment's own reward, before the weight).
+    """
+
+    def __init__(self, env, distance, goals, scale=None, sparse_weight=1.0, form="cumulative", threshold=1.0,
+                 hold_steps=3, stage_cost=None, gamma=0.99, time_indexed=False, goal_in_observation=False):
+        super().__init__(env)
+        self.sparse_weight, self.goal_in_observation = sparse_weight, goal_in_observation
+        self.scorer = GoalScorer(1, env.observation_space, distance, goals, scale, form, threshold, hold_steps,
+                                 stage_cost, gamma, time_indexed)
+        if scale is None:
+            self.scorer.scale = scale_from_resets(self.scorer, lambda seed: env.reset(seed=seed)[0][None])
+        if goal_in_observation:
+            self.observation_space = gym.spaces.Box(0, 255, (*env.observation_space.shape[:2], 6), np.uint8)
+
+    def reset(self, **kwargs):
+        """Begin an episode."""
+        picture, info = self.env.reset(**kwargs)
+        return self._finish(picture, info, self.scorer.reset(picture[None]))
+
+    def step(self, action):
+        """Step, and score the picture it led to."""
+        picture, sparse, terminated, truncated, info = self.env.step(action)
+        picture, info = self._finish(picture, info, self.scorer.score(picture[None]))
+        info["reward_sparse"] = float(sparse)
+        return picture, info["reward_distance"] + self.sparse_weight * sparse, terminated, truncated, info
+
+    def _finish(self, picture, info, parts):
+        picture = self.scorer.with_goal(picture[None])[0] if self.goal_in_observation else picture
+        return picture, {**info, **{name: values[0].item() for name, values in parts.items()}}
+
+
+# %% [markdown]
+r"""
+For many environments at once, `VectorGoalReward` measures all their pictures in one batch. What is tricky is who
+starts anew when. Gymnasium's vector environments reset themselves: either on the step after an episode's end (its
+action is ignored and nothing is to be paid), or on the same step (the last picture is then in `final_obs`, and that
+is what counts).
+"""
+
+# %%
+class VectorGoalReward(gym.vector.VectorWrapper):
+    """`GoalReward` for a vector environment: the same arguments, one batch of distances per step."""
+
+    def __init__(self, env, distance, goals, scale=None, sparse_weight=1.0, form="cumulative",
+                 goal_in_observation=False, **options):
+        super().__init__(env)
+        self.sparse_weight, self.goal_in_observation = sparse_weight, goal_in_observation
+        space, self.mode = env.single_observation_space, env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.scorer = GoalScorer(env.num_envs, space, distance, goals, scale, form, **options)
+        self.ended = np.zeros(env.num_envs, bool)  # episodes that will be reset on the next step
+        if scale is None:
+            self.scorer.scale = scale_from_resets(self.scorer, lambda seed: env.reset(seed=seed)[0])
+        if goal_in_observation:
+            self.single_observation_space = gym.spaces.Box(0, 255, (*space.shape[:2], 6), np.uint8)
+            self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, env.num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        """Begin episodes; `options={"reset_mask": ...}` in some of the environments only."""
+        who = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))  # the environment takes it out of options
+        pictures, infos = self.env.reset(seed=seed, options=options)
+        self.ended = self.ended & ~who
+        infos.update(self.scorer.reset(pictures, who))
+        return self._see(pictures), infos
+
+    def step(self, actions):
+        """Step all, and score the pictures that the actions led to."""
+        pictures, sparse, terminated, truncated, infos = self.env.step(actions)
+        done, led_to = terminated | truncated, pictures.copy()
+        if "final_obs" in infos:
+            led_to[done] = np.stack(infos["final_obs"][done])
+        parts = self.scorer.score(led_to)
+        parts["reward_distance"][self.ended] = 0  # these actions were ignored
+        if "final_obs" in infos:
+            for i, seen in zip(np.flatnonzero(done), self._see(led_to)[done]):
+                infos["final_obs"][i] = seen
+        begun = done if self.mode is AutoresetMode.SAME_STEP else self.ended
+        if begun.any():
+            self.scorer.reset(pictures, begun)
+        self.ended = done & (self.mode is AutoresetMode.NEXT_STEP)
+        infos.update(parts, reward_sparse=sparse)
+        return self._see(pictures), parts["reward_distance"] + self.sparse_weight * sparse, terminated, truncated, infos
+
+    def _see(self, pictures):
+        return self.scorer.with_goal(pictures) if self.goal_in_observation else pictures
+
+
+# %% [markdown]
+r"""
+## Look before you train
+
+Training takes minutes or days; a look at the distance takes seconds, and tells most of what can go wrong. Four tries
+are recorded: the script's success, the same film backwards, a failed try (the hand goes where it is in the goal
+picture, without the object), and random play. A useful distance falls along success, rises along its reverse, and
+stays up on the failed try. The last is the hardest: where the failed try scores as well as success, the reward alone
+will teach the arm's pose, not the task.
+"""
+
+# %%
+def record_try(env, policy, seed=0, settle=3):
+    """Play one episode. Returns (frames uint8 (T+1, H, W, 3), success bool (T+1,), stage int (T+1,)).
+
+    Args:
+        policy: function of the task, -> action.
+        settle: stop after success, once actions have been nearly zero for so many steps; 0 plays to the time limit.
+    """
+    task, still, ended = env.unwrapped, 0, False
+    picture, info = env.reset(seed=seed)
+    record = [(picture, info["success"], task.stage())]
+    while not ended:
+        action = policy(task)
+        picture, _, terminated, truncated, info = env.step(action)
+        record.append((picture, info["success"], task.stage()))
+        still = still + 1 if info["success"] and np.abs(action).max() < 0.05 else 0
+        ended = terminated or truncated or (settle and still >= settle)
+    return tuple(map(np.array, zip(*record)))
+
+
+def recordings(name, size=None, quality="fast", seed=4):
+    """Record the tries, {kind: (frames, success, stage)}, and the goal pictures. Seed 4 puts Pushing's cup aside."""
+    env, rng = make_task(name, size, quality), np.random.default_rng(seed)
+    pace = 0.3 if isinstance(env.unwrapped, DVDTask) else 1.0  # at full speed those scripts are over in ten steps
+    tries = {"success": record_try(env, lambda task: pace * task.scripted_action(), seed)}
+    tries["reverse"] = tuple(part[::-1] for part in tries["success"])
+    others = {"failed": lambda task: pace * task.failed_action(),
+              "random": lambda task: rng.uniform(-1, 1, task.action_size)}
+    for kind, policy in others.items():
+        tries[kind] = tuple(part[: len(tries["success"][0])] for part in record_try(env, policy, seed, settle=0))
+    goals = env.unwrapped.goal_images()
+    env.close()
+    return tries, goals
+
+
+def distance_along(distance, frames, goals, stages):
+    """d(s_t, g) - d(g, g) along a film (T, H, W, 3), to the goal of each frame's stage (T,): returns (T,)."""
+    history = getattr(distance, "history", 1)
+    window = np.maximum(0, np.arange(len(frames))[:, None] + np.arange(1 - history, 1))  # the first frame repeats
+    goals = np.stack(goals)
+    return distances_to_goals(distance, frames[window], goals, stages) - goal_baselines(distance, goals)[stages]
+
+
+# %% [markdown]
+r"""
+Two tables sum it up. The **sanity table** is printed before every training run: $x$ and the reward at the start, at
+the goal, at the best frame of success, and under random play, with the $T$ that will be used. The **Spearman table**
+has, for each stage, the rank correlation of $-x$ with time along success: 1 means that every step forward looks
+closer. The pixel norm stands beside every learned distance, as the least one should beat.
+"""
+
+# %%
+def sanity_table(name, distance, size=None, quality="fast", scale=None):
+    """Print and return [(where, x, reward)] for one task and distance; the reward is the cumulative form's."""
+    tries, goals = recordings(name, size, quality)
+    along = {kind: distance_along(distance, frames, goals, stage) for kind, (frames, _, stage) in tries.items()}
+    scale = scale or suggest_scale(along["success"][:1])
+    ok = tries["success"][1]
+    rows = [("start", along["success"][0]), ("goal", 0.0), ("success, in the mean", along["success"][ok].mean()),
+            ("failed try, at its best", along["failed"].min()), ("random play, in the mean", along["random"].mean())]
+    rows = [(where, float(x), float(reward_from_distances(0, x, scale))) for where, x in rows]
+    print(f"{name}: d(s, g) - d(g, g), and the reward with T = {scale:.3g}")
+    for where, x, reward in rows:
+        print(f"  {where:26}{x:9.3f}{reward:9.3f}")
+    return rows
+
+
+def spearman_table(tasks, distances):
+    """Spearman correlation of -x with time along scripted success: {(task, stage): {distance: value}}.
+
+    Args:
+        tasks: {name: (tries, goals)} of `recordings`.
+        distances: {name: callable}.
+    """
+    table = {}
+    for task, (tries, goals) in tasks.items():
+        frames, _, stages = tries["success"]
+        for stage in np.unique(stages):
+            part = stages == stage
+            for name, distance in distances.items():
+                closeness = -distance_along(distance, frames, goals, stages)[part]
+                rank = spearmanr(closeness, np.arange(part.sum())).statistic
+                table.setdefault((task, int(stage)), {})[name] = float(rank)
+    return table
+
+
+# %%
+def look_figure(name, tries, goals, distances):
+    """Film strips of the four tries, the goals, and x along each for every distance; returns the figure."""
+    plot_style()
+    figure = plt.figure(figsize=(11, 1.1 * len(tries) + 2.8))
+    strips, curves = figure.subfigures(2, 1, height_ratios=(1.1 * len(tries), 2.8))
+    for row, (kind, (frames, _, _)) in zip(strips.subplots(len(tries), 8 + len(goals)), tries.items()):
+        pictures = [*goals, *frames[np.linspace(0, len(frames) - 1, 8).astype(int)]]
+        titles = [*(f"goal {i + 1}" for i in range(len(goals))), kind, *7 * [""]]
+        for axis, picture, title in zip(row, pictures, titles):
+            axis.imshow(picture)
+            axis.set_title(title, loc="left")
+            axis.set_axis_off()
+    for axis, (label, distance) in zip(curves.subplots(1, len(distances), squeeze=False).flat, distances.items()):
+        for kind, (frames, _, stages) in tries.items():
+            axis.plot(distance_along(distance, frames, goals, stages), label=kind)
+        axis.set(title=label, xlabel="step", ylabel="d(s, g) - d(g, g)", ylim=(0, None))
+        axis.legend(loc="lower left")
+    figure.suptitle(name.replace("_", " "))
+    return figure
+
+
+def film_with_curve(frames, values, label, side=288):
+    """Frames (T, H, W, 3) beside the growing curve of `values` (T,): uint8 (T, side, W', 3) for `write_video`."""
+    plot_style()
+    wide = frames.shape[2] / frames.shape[1]
+    size = (0.01 * side * (wide + 1.6), 0.01 * side)  # inches, at 100 dots each
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(wide, 1.6), dpi=100)
+    image, (line,) = left.imshow(frames[0]), right.plot(values)
+    left.set_axis_off()
+    right.set(xlabel="step", title=label)
+    film = []
+    for t, frame in enumerate(frames):
+        image.set_data(frame)
+        line.set_data(np.arange(t + 1), values[: t + 1])
+        figure.canvas.draw()
+        film.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+    plt.close(figure)
+    return np.stack(film)[:, : film[0].shape[0] // 2 * 2, : film[0].shape[1] // 2 * 2]  # video wants even sides
+
+
+# %%
+def distances_at_hand(*paths):
+    """{name: distance}: the pixels, the given distance files, and all below `runs/`."""
+    found = [path for path in paths if Path(path).is_file()] + sorted(map(str, Path("runs").glob("*/distance.pt2")))
+    return {"pixels": pixel_distance} | {Path(path).parent.name: load_distance(path) for path in dict.fromkeys(found)}
+
+
+def look(config, names=tuple(TASKS)):
+    """Draw every distance at hand along the four tries of each task, and write PNG and MP4 files; returns the table."""
+    distances, folder, tasks = distances_at_hand(config.distance), Path("runs/look"), {}
+    for name in names:
+        tasks[name] = tries, goals = recordings(name, task_size(name, config.height), config.quality)
+        figure = look_figure(name, tries, goals, distances)
+        with write_whole(folder / f"{name}.png") as draft:
+            figure.savefig(draft)
+        plt.close(figure)
+        label, distance = list(distances.items())[-1]
+        curve = distance_along(distance, tries["success"][0], goals, tries["success"][2])
+        film = film_with_curve(tries["success"][0], curve, f"{label}: d(s, g) - d(g, g)")
+        write_video(folder / f"{name}.mp4", film, fps=10)
+    table = spearman_table(tasks, distances)
+    print(f"pictures in {folder}\nSpearman correlation of -d with time along success")
+    print(f"{'':22}" + "".join(f"{label:>14}" for label in distances))
+    for (task, stage), row in table.items():
+        stage = f", stage {stage + 1}" if (task, 1) in table else ""
+        print(f"{task + stage:22}" + "".join(f"{value:14.2f}" for value in row.values()))
+    return table
+
+# %% [markdown]
+r"""
+## Soft actor-critic
+
+The reward is there; now somebody has to collect it. SAC (Haarnoja et al. 2018) learns a policy that maximises reward *and*
+its own randomness,
+
+$$J(\pi) = \mathbb E \sum_t \gamma^t \bigl( r_t + \alpha \, \mathcal H(\pi(\cdot \mid s_t)) \bigr).$$
+
+Why the entropy? A learned reward is smooth and often wrong. A policy that commits to the first uphill direction finds the
+nearest flaw of the reward; one that is paid for staying random keeps trying until the sparse reward tells it what counts.
+
+**The policy** draws $u \sim \mathcal N(\mu(s), \sigma(s))$ and acts with $a = \tanh u$, which keeps actions in the box
+$[-1, 1]$. Squashing changes the density by the slope of tanh,
+
+$$\log \pi(a \mid s) = \sum_i \log \mathcal N(u_i; \mu_i, \sigma_i) - \log (1 - \tanh^2 u_i),$$
+
+and $1 - \tanh^2 u$ rounds to 0 for $|u| > 9$ in float32. The identity
+$\log(1 - \tanh^2 u) = 2(\log 2 - u - \mathrm{softplus}(-2u))$ does not.
+"""
+
+# %%
+def squashed_gaussian(mean, log_std, noise):
+    """Reparameterised tanh-Gaussian: (B, A) each -> action tanh(u) (B, A) and log-probability (B,)."""
+    u = mean + log_std.exp() * noise
+    log_normal = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_std
+    log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
+    return torch.tanh(u), (log_normal - log_slope).sum(-1)
+
+
+action, log_prob = squashed_gaussian(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))
+assert action == 0 and torch.isclose(log_prob.exp(), torch.tensor(0.3989), atol=1e-4)  # N(0; 0, 1), slope 1
+assert torch.isfinite(squashed_gaussian(torch.tensor([[30.0]]), torch.zeros(1, 1), torch.zeros(1, 1))[1])
+
+# %% [markdown]
+r"""
+**From pixels to features.** The paper gives the policy and both critics an encoder each: two blocks of 5x5 convolution with 8
+filters, ReLU and 2x2 max-pooling. At full resolution these convolutions cost half a second per update on two CPU cores. The
+`strided` encoder shrinks the picture eightfold in two layers, one encoder serves all, and only the critic trains it (as in
+DrQ): the policy sees `features.detach()`, because its gradient is known to spoil shared features.
+"""
+
+# %%
+def make_encoder(kind, shape):
+    """Convolutional encoder for images of `shape` (H, W, C): float (B, C, H, W) -> (B, features)."""
+    if kind == "paper":  # authors' code: no dense layer, no normalisation
+        block = lambda c: [nn.Conv2d(c, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*block(shape[2]), *block(8), nn.Flatten())
+    layers = [nn.Conv2d(shape[2], 16, 6, stride=4, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()]
+    flat = nn.Sequential(*layers)(torch.zeros(1, shape[2], *shape[:2])).shape[1]
+    return nn.Sequential(*layers, nn.Linear(flat, 64), nn.LayerNorm(64), nn.Tanh())  # ours: the neck of DrQ
+
+
+def mlp(inputs, outputs, hidden=256):
+    """Two hidden layers of ReLU units."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+# %%
+class Agent(nn.Module):
+    """Policy, twin critics and temperature. Images are uint8 (B, H, W, C), actions (B, A) in [-1, 1]."""
+
+    def __init__(self, shape, actions, encoder="strided", temperature=1.0):
+        super().__init__()
+        self.encoders = nn.ModuleList(make_encoder(encoder, shape) for _ in range(3 if encoder == "paper" else 1))
+        width = self.encoders[0](torch.zeros(1, shape[2], *shape[:2])).shape[1]
+        self.critics = nn.ModuleList(mlp(width + actions, 1) for _ in range(2))
+        self.actor = mlp(width, 2 * actions)
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(temperature)))
+
+    def features(self, images):
+        """Features for critic 1, critic 2 and the policy, each (B, F)."""
+        x = images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # (B, C, H, W)
+        if len(self.encoders) == 1:
+            shared = self.encoders[0](x)
+            return shared, shared, shared.detach()
+        return tuple(encoder(x) for encoder in self.encoders)
+
+    def q(self, features, actions):
+        """Both critics' values, (2, B)."""
+        return torch.stack([q(torch.cat([z, actions], 1)).squeeze(1) for q, z in zip(self.critics, features)])
+
+    def policy(self, features, noise):
+        """Action (B, A) and log-probability (B,); `noise` is standard normal (B, A)."""
+        mean, log_std = self.actor(features[2]).chunk(2, 1)
+        return squashed_gaussian(mean, log_std.clamp(-20, 2), noise)  # authors' code: these bounds
+
+    @torch.no_grad()
+    def act(self, image, noise=None):
+        """One action (A,) for one image (H, W, C); the mean of the policy where no noise is given."""
+        features = self.features(torch.as_tensor(image, device=self.log_alpha.device)[None])
+        noise = torch.zeros(1, self.actor[-1].out_features // 2) if noise is None else noise
+        return self.policy(features, noise.to(self.log_alpha.device))[0][0].cpu().numpy()
+
+
+# %% [markdown]
+r"""
+**Replay.** Every picture is stored once, as bytes; the picture after frame $i$ is frame $i + 1$. An episode of $n$ steps
+fills $n + 1$ places, and the last place of an episode starts no transition, so nothing is ever drawn across a reset. When
+the memory is full the oldest transitions go first.
+"""
+
+# %%
+class Replay:
+    """A ring of frames and the transitions between neighbours."""
+
+    def __init__(self, capacity, shape, actions, device="cpu"):
+        self.frames = torch.empty((capacity, *shape), dtype=torch.uint8, device=device)
+        self.actions = torch.empty((capacity, actions), device=device)
+        self.rewards, self.terminal = (torch.empty(capacity, device=device) for _ in range(2))
+        self.starts = np.empty(capacity, np.int64)  # ring of the places where a transition starts, oldest first
+        self.head, self.first, self.count, self.filled = -1, 0, 0, 0
+
+    def _put(self, image):
+        self.head = (self.head + 1) % len(self.frames)
+        self.filled = max(self.filled, self.head + 1)
+        if self.count and self.starts[self.first] == self.head:  # overwrites the oldest transition
+            self.first, self.count = (self.first + 1) % len(self.frames), self.count - 1
+        self.frames[self.head] = torch.as_tensor(image)
+
+    def begin(self, image):
+        """Store the first picture of an episode."""
+        self._put(image)
+
+    def add(self, action, reward, terminal, next_image):
+        """Store one step: what was done in the latest picture and what it led to."""
+        here = self.head
+        self.actions[here] = torch.as_tensor(action)
+        self.rewards[here], self.terminal[here] = float(reward), float(terminal)
+        self._put(next_image)
+        self.starts[(self.first + self.count) % len(self.frames)] = here
+        self.count += 1
+
+    def sample(self, batch, rng):
+        """Draw (images, actions, rewards, terminal, next_images) uniformly with replacement."""
+        at = self.starts[(self.first + rng.integers(self.count, size=batch)) % len(self.frames)]
+        here = torch.from_numpy(at).to(self.frames.device)
+        return (self.frames[here], self.actions[here], self.rewards[here], self.terminal[here],
+                self.frames[(here + 1) % len(self.frames)])
+
+    def state_dict(self):
+        """What a checkpoint needs: the filled part of the memory, and the ring's counters."""
+        parts = {k: getattr(self, k)[: self.filled] for k in ("frames", "actions", "rewards", "terminal")}
+        return {**parts, "starts": torch.from_numpy(self.starts), "ring": [self.head, self.first, self.count, self.filled]}
+
+    def load_state_dict(self, state):
+        """Take back what `state_dict` gave."""
+        self.head, self.first, self.count, self.filled = state["ring"]
+        self.starts = state["starts"].numpy()
+        for k in ("frames", "actions", "rewards", "terminal"):
+            getattr(self, k)[: self.filled] = state[k]
+
+
+# %%
+ring = Replay(4, (1, 1, 1), actions=1)
+for episode in (10, 20):  # two episodes of two steps: pictures 10, 11, 12 and 20, 21, 22
+    ring.begin(np.full((1, 1, 1), episode, np.uint8))
+    for t in (1, 2):
+        ring.add([0.0], reward=episode + t, terminal=False, next_image=np.full((1, 1, 1), episode + t, np.uint8))
+s, _, r, _, s_next = ring.sample(50, np.random.default_rng(0))
+assert set(zip(s.flatten().tolist(), s_next.flatten().tolist())) == {(20, 21), (21, 22)}  # the first episode was overwritten
+
+# %% [markdown]
+r"""
+**Random shifts.** A critic on few pictures learns them by heart. DrQ's cure: pad by four pixels and crop back at a random
+place, anew each time a picture is used. The authors' code draws a single offset for the whole batch (a quirk of its crop
+function, here `per_image=False`); one offset per picture is the usual form, and ours.
+"""
+
+# %%
+def random_shift(images, rng, pad=4, per_image=True):
+    """Zero-pad images (B, H, W, C) and crop them back at random offsets."""
+    B, H, W, _ = images.shape
+    padded = F.pad(images, (0, 0, pad, pad, pad, pad))  # (B, H + 2 pad, W + 2 pad, C)
+    offsets = np.broadcast_to(rng.integers(2 * pad + 1, size=(B if per_image else 1, 2)), (B, 2)).tolist()
+    return torch.stack([image[y : y + H, x : x + W] for image, (y, x) in zip(padded, offsets)])
+
+
+dot = torch.zeros(64, 9, 9, 1, dtype=torch.uint8)
+dot[:, 4, 4] = 1
+moved = random_shift(dot, np.random.default_rng(0)).flatten(1).float().argmax(1)
+assert 20 < len(moved.unique()) <= 81 and random_shift(dot, np.random.default_rng(0), per_image=False).unique(dim=0).shape[0] == 1
+
+# %% [markdown]
+r"""
+**One update**, as in the algorithm box. The critics regress on the soft Bellman target, built from the smaller of two slowly
+moving copies,
+
+$$y = r + \gamma (1 - \text{terminal}) \bigl( \min_j \bar Q_j(s', a') - \alpha \log \pi(a' \mid s') \bigr), \qquad a' \sim \pi(\cdot \mid s'),$$
+
+$$L_Q = \sum_j \tfrac12 (Q_j(s, a) - y)^2, \quad L_\pi = \alpha \log \pi(\tilde a \mid s) - \min_j Q_j(s, \tilde a), \quad
+L_\alpha = -\log \alpha \, (\log \pi(\tilde a \mid s) + \mathcal H^*),$$
+
+with the target entropy $\mathcal H^* = -\dim A$. *Terminal* is where the pitfall sits. A time limit is no property of the
+world: the state after step 60 has a future, so the critic must bootstrap through it. The authors' code stores the time
+limit as terminal; `--no-bootstrap-truncation` does the same.
+
+The three losses touch separate parameters once the critics are held still in $L_\pi$. So one backward pass and one Adam, which
+treats every parameter on its own, serve all three.
+"""
+
+# %%
+def sac_losses(agent, target, batch, noise, gamma):
+    """The three losses of SAC and the mean log-probability, each a scalar tensor (Haarnoja et al. 2018b, Eq. 5, 7 and 18).
+
+    Args:
+        batch: (images, actions, rewards, terminal, next_images) as `Replay.sample` gives them.
+        noise: standard normal (2, B, A), for a' and for the policy's new action.
+    """
+    images, actions, rewards, terminal, next_images = batch
+    alpha = agent.log_alpha.exp().detach()
+    with torch.no_grad():
+        next_actions, next_log_prob = agent.policy(agent.features(next_images), noise[0])
+        next_q = target.q(target.features(next_images), next_actions).min(0).values  # (B,)
+        y = rewards + gamma * (1 - terminal) * (next_q - alpha * next_log_prob)
+
+    features = agent.features(images)
+    critic_loss = 0.5 * (agent.q(features, actions) - y).square().mean(1).sum()
+
+    new_actions, log_prob = agent.policy(features, noise[1])
+    agent.critics.requires_grad_(False)
+    new_q = agent.q([z.detach() for z in features], new_actions).min(0).values
+    agent.critics.requires_grad_(True)
+    policy_loss = (alpha * log_prob - new_q).mean()
+    alpha_loss = -agent.log_alpha * (log_prob.detach().mean() - actions.shape[1])
+    return critic_loss, policy_loss, alpha_loss, log_prob.mean().detach()
+
+
+# %%
+@torch.no_grad()
+def polyak(agent, target, tau):
+    """target <- (1 - tau) target + tau agent."""
+    for slow, fast in zip(target.parameters(), agent.parameters()):
+        slow.lerp_(fast, tau)
+
+
+def update(agent, target, optimizer, replay, rng, config):
+    """One gradient step on a fresh batch. Returns the losses as a dict of floats."""
+    images, actions, rewards, terminal, next_images = replay.sample(config.batch, rng)
+    images, next_images = (random_shift(x, rng, per_image=config.shift_per_image) for x in (images, next_images))
+    noise = torch.from_numpy(rng.standard_normal((2, *actions.shape), np.float32)).to(actions.device)
+    *losses, log_prob = sac_losses(agent, target, (images, actions, rewards, terminal, next_images), noise, config.gamma)
+    optimizer.zero_grad(set_to_none=True)
+    sum(losses).backward()
+    optimizer.step()
+    polyak(agent, target, config.tau)
+    return dict(zip(("critic_loss", "policy_loss", "alpha_loss"), losses), entropy=-log_prob, alpha=agent.log_alpha.exp())
+
+
+# %%
+toy_agent = Agent((16, 16, 3), actions=2)
+toy_target = copy.deepcopy(toy_agent)
+toy_batch = (torch.randint(0, 256, (8, 16, 16, 3), dtype=torch.uint8), torch.zeros(8, 2), torch.ones(8), torch.ones(8),
+             torch.zeros(8, 16, 16, 3, dtype=torch.uint8))
+critic_loss, policy_loss, _, _ = sac_losses(toy_agent, toy_target, toy_batch, torch.zeros(2, 8, 2), gamma=0.99)
+by_hand = 0.5 * (toy_agent.q(toy_agent.features(toy_batch[0]), toy_batch[1]) - 1).square().mean(1).sum()
+assert torch.allclose(critic_loss, by_hand)  # terminal everywhere: the target is the reward, 1
+policy_loss.backward()
+assert all(p.grad is None for p in [*toy_agent.critics.parameters(), *toy_agent.encoders.parameters()])
+
+# %% [markdown]
+r"""
+## Training
+
+One environment step, one update. The first steps are random. Evaluation plays the mean action and counts only the
+environment's own reward, never the learned one. `success` is true where any step of the episode succeeded, as in the paper;
+`success_last` asks for the last step.
+
+An episode starts from `reset(seed=...)` with a seed made of the run's seed and the episode's number, so that a run can stop
+at the end of any episode and go on as if it had not: Ctrl-C waits for the end of the episode, saves, and leaves.
+"""
+
+# %%
+def play(agent, env, seed):
+    """One episode of the mean action. Returns (actions (T, A), infos of the T steps, sum of the environment's own reward)."""
+    image, _ = env.reset(seed=seed)
+    actions, infos, total, over = [], [], 0.0, False
+    while not over:
+        actions.append(agent.act(image))
+        image, reward, terminated, truncated, info = env.step(actions[-1])
+        infos.append(info)
+        total += info.get("reward_sparse", reward)
+        over = terminated or truncated
+    return np.stack(actions), infos, total
+
+
+def evaluate(agent, env, episodes, seed=10**6):
+    """Mean return of the environment's own reward, share of episodes with success (any step, last step), mean distance.
+
+    Where the first picture does not depend on the seed, all episodes of a policy without noise are one and the same: it is
+    played once (the three DVD tasks and the drawer).
+    """
+    first, *others = (env.reset(seed=seed + i)[0] for i in range(5))
+    episodes = 1 if all(np.array_equal(first, other) for other in others) else episodes
+    played = [play(agent, env, seed + i)[1:] for i in range(episodes)]
+    success = [[bool(info.get("success", False)) for info in infos] for infos, _ in played]
+    distances = [info["distance"] for infos, _ in played for info in infos if "distance" in info]
+    return {"return": float(np.mean([total for _, total in played])), "success": float(np.mean([any(s) for s in success])),
+            "success_last": float(np.mean([s[-1] for s in success])), "distance": float(np.mean(distances)) if distances else 0.0}
+
+
+# %% [markdown]
+r"""
+A run directory belongs to one set of settings. The checkpoint holds everything the rest of the run depends on: agent, target,
+optimiser, replay memory, random states, counters and the rows of the curve.
+"""
+
+# %%
+class Run:
+    """One training run: what it has learned, what it has seen, and where it stands."""
+
+    COUNTERS = ("step", "episode", "seconds", "rows", "recent")
+
+    def __init__(self, config, shape, actions, device):
+        self.config, self.path = config, Path(config.out) / "checkpoint.pt"
+        torch.manual_seed(config.seed)
+        self.agent = Agent(shape, actions, config.encoder, config.temperature).to(device)
+        self.target = copy.deepcopy(self.agent).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.agent.parameters(), lr=config.lr)
+        self.replay = Replay(min(config.replay, config.steps + config.steps // 10 + 1000), shape, actions, device)
+        self.rng = np.random.default_rng([config.seed, 5])
+        self.step, self.episode, self.seconds, self.rows, self.recent = 0, 0, 0.0, [], []
+
+    def save(self):
+        """Write the checkpoint, whole or not at all."""
+        parts = {k: getattr(self, k).state_dict() for k in ("agent", "target", "optimizer", "replay")}
+        counters = {k: getattr(self, k) for k in self.COUNTERS}
+        save_checkpoint(self.path, {**parts, **counters, "config": asdict(self.config), "rng": self.rng.bit_generator.state})
+
+    def load(self):
+        """Go on from the checkpoint. Raises UserError where it belongs to other settings."""
+        state = load_checkpoint(self.path)
+        may_change = ("device", "out", "checkpoint_minutes")
+        changed = [k for k, v in asdict(self.config).items() if k not in may_change and state["config"].get(k) != v]
+        if changed:
+            raise UserError(f"{self.path} was made with another {', '.join(changed)}; give another --out or delete that folder")
+        for k in ("agent", "target", "optimizer", "replay"):
+            getattr(self, k).load_state_dict(state[k])
+        for k in self.COUNTERS:
+            setattr(self, k, state[k])
+        self.rng.bit_generator.state = state["rng"]
+
+
+# %%
+def collect_episode(run, env, bar):
+    """Play one episode with exploration and update after every step. Returns (return, success, mean losses)."""
+    config, sums, success, total, over = run.config, defaultdict(float), False, 0.0, False
+    image, _ = env.reset(seed=config.seed * 1_000_003 + run.episode)
+    run.replay.begin(image)
+    first = run.step
+    while not over:
+        noise = torch.from_numpy(run.rng.standard_normal((1, env.action_space.shape[0]), np.float32))
+        explore = run.rng.uniform(-1, 1, noise.shape[1]).astype(np.float32)
+        action = explore if run.step < config.random_steps else run.agent.act(image, noise)
+        image, reward, terminated, truncated, info = env.step(action)
+        over = terminated or truncated
+        run.replay.add(action, reward, terminated or (truncated and not config.bootstrap_truncation), image)
+        success, total = success or bool(info.get("success", False)), total + info.get("reward_sparse", reward)
+        run.step += 1
+        if run.step >= config.random_steps and run.step % config.update_every == 0:
+            losses = update(run.agent, run.target, run.optimizer, run.replay, run.rng, config)
+            for name, value in losses.items():
+                sums[name] += value.detach()
+            if not torch.isfinite(losses["critic_loss"]):
+                raise UserError(f"the critic loss is not finite at step {run.step}; the last good checkpoint is kept")
+        bar.update()
+    run.episode += 1
+    updates = max(1, (run.step - max(first, config.random_steps - 1)) // config.update_every)
+    return total, success, {name: float(value) / updates for name, value in sums.items()}
+
+
+# %%
+class StopAtEpisodeEnd:
+    """Ctrl-C and `kill` set `asked`, once; a second Ctrl-C stops at once."""
+
+    def __enter__(self):
+        self.asked, self.before = False, {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, *_):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nfinishing the episode, then saving (press again to leave now)", flush=True)
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def check_spaces(env):
+    """Raise UserError unless observations are uint8 images (H, W, C) and actions a Box in [-1, 1]."""
+    seen, acts = env.observation_space, env.action_space
+    if seen.dtype != np.uint8 or len(seen.shape) != 3:
+        raise UserError(f"SAC here reads uint8 images (H, W, C); this environment gives {seen.dtype} {seen.shape}")
+    if not (hasattr(acts, "low") and np.all(acts.low == -1) and np.all(acts.high == 1)):
+        raise UserError(f"actions must be a Box in [-1, 1], not {acts}; wrap it in gymnasium.wrappers.RescaleAction(env, -1, 1)")
+
+
+# %%
+def train(run, env, eval_env):
+    """Train SAC to `config.steps` and write curve.csv. Goes on from where `run` stands; Ctrl-C saves and leaves.
+
+    Works with any gymnasium environment whose observations are uint8 images and whose actions are a Box [-1, 1].
+    """
+    config = run.config
+    started, saved = time.time() - run.seconds, time.time()
+    with StopAtEpisodeEnd() as stop, tqdm(total=config.steps, initial=run.step, desc=f"SAC {config.task}", unit="step") as bar:
+        while run.step < config.steps:
+            before = run.step
+            run.recent = [*run.recent, collect_episode(run, env, bar)][-20:]
+            run.seconds = time.time() - started
+            done = run.step >= config.steps
+            if done or run.step // config.eval_every > before // config.eval_every:
+                run.rows.append(measure(run, eval_env))
+                write_csv(Path(config.out) / "curve.csv", run.rows)
+                bar.set_postfix({k: f"{run.rows[-1][k]:.2f}" for k in ("success", "return")})
+            if done or stop.asked or time.time() - saved > 60 * config.checkpoint_minutes:
+                run.save()
+                saved = time.time()
+            if stop.asked and not done:
+                raise KeyboardInterrupt
+
+
+def measure(run, eval_env):
+    """One row of the curve: evaluation, the last 20 training episodes, losses, speed."""
+    scores = evaluate(run.agent, eval_env, run.config.eval_episodes)
+    returns, successes, losses = zip(*run.recent)
+    losses = {k: losses[-1].get(k, 0.0) for k in ("critic_loss", "policy_loss", "entropy", "alpha")}
+    return {"step": run.step, **scores, "train_return": float(np.mean(returns)), "train_success": float(np.mean(successes)), **losses,
+            "minutes": run.seconds / 60, "steps_per_second": run.step / run.seconds}
+
+
+# %% [markdown]
+r"""
+## Pictures of a run
+
+Both are made from files: the curve from `curve.csv`, the video from the trained policy. The policy sees 48 rows of pixels;
+for our eyes the same actions are replayed in a second, larger environment.
+"""
+
+# %%
+def plot_curves(paths):
+    """Return and success of the mean policy against environment steps: mean and standard error over the seeds of each kind.
+
+    Args:
+        paths: `.../<kind>-seed<n>/curve.csv`, or files named `<kind>-seed<n>.csv`.
+    """
+    kinds = defaultdict(list)
+    for path in map(Path, paths):
+        name = path.parent.name if path.name == "curve.csv" else path.stem
+        kinds[re.sub(r"-seed\d+$", "", name)].append(read_csv(path))
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.8))
+    for kind, curves in kinds.items():
+        steps = np.linspace(0, min(c["step"][-1] for c in curves), 50)
+        for axis, column in zip(axes, ("return", "success")):
+            values = np.stack([np.interp(steps, c["step"], c[column]) for c in curves])  # (seeds, 50)
+            mean, error = values.mean(0), values.std(0, ddof=1) / len(curves) ** 0.5 if len(curves) > 1 else 0
+            axis.plot(steps, mean, label=f"{kind} ({len(curves)} seeds)")
+            axis.fill_between(steps, mean - error, mean + error, alpha=0.2)
+    axes[0].set(xlabel="environment steps", ylabel="return (steps with success)")
+    axes[1].set(xlabel="environment steps", ylabel="success rate", ylim=(-0.05, 1.05))
+    axes[1].legend(fontsize=7)
+    return figure
+
+
+# %%
+def policy_figure(frames, goal, curve, label, shown=7):
+    """The goal and pictures of an episode (T + 1, H, W, 3) over the curve (T + 1,) of its distance to the goal."""
+    picks = np.linspace(0, len(frames) - 1, shown).round().astype(int)
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 2.9), height_ratios=[1, 1.1])
+    top.imshow(np.concatenate([goal, *frames[picks]], 1))
+    top.set_title(f"goal, and steps {', '.join(map(str, picks))}", loc="left")
+    top.set_axis_off()
+    bottom.plot(curve, color="tab:red")
+    bottom.plot(picks, curve[picks], "o", color="tab:red")
+    bottom.set(xlabel="step", ylabel=label, ylim=(0, None))
+    return figure
+
+
+def film_policy(run, env, distance, folder):
+    """Play one evaluation episode, replay its actions before a larger camera, and write policy.mp4 and policy.png."""
+    actions, infos, _ = play(run.agent, env, seed=10**6)
+    large = make_task(run.config.task, task_size(run.config.task, 240))
+    goal = large.unwrapped.goal_images()[-1]
+    frames = np.stack([large.reset(seed=10**6)[0], *(large.step(action)[0] for action in actions)])  # (T + 1, H, W, 3)
+    large.close()
+    if distance is None:
+        curve, label = np.cumsum([0.0, *(info["success"] for info in infos)]), "steps with success"
+    else:
+        curve, label = np.array([infos[0]["distance"], *(info["distance"] for info in infos)]), "d(s, g)"
+    with write_whole(Path(folder) / "policy.png") as draft:
+        policy_figure(frames, goal, curve, label).savefig(draft)
+    panels = np.concatenate([np.broadcast_to(goal, frames.shape), frames], 2)  # (T + 1, H, 2 W, 3)
+    write_video(Path(folder) / "policy.mp4", film_with_curve(panels, curve, f"left: goal, middle: policy, right: {label}"), fps=10)
+
+
+# %% [markdown]
+r"""
+## The main job
+
+`python 05_sac.py` with nothing else runs all of it: where the distance file is missing, `03_hold_c.py` is started as a
+command, and that one starts `01_data.py` where the clips are missing.
+"""
+
+# %%
+def make_env(config):
+    """The task under the learned reward. A missing distance file is made first. Returns (env, distance or None)."""
+    env = make_task(config.task, task_size(config.task, config.height), config.quality)
+    if config.distance == "none":
+        return env, None
+    if not Path(config.distance).exists():
+        print(f"there is no {config.distance}, so it is made first", flush=True)
+        run_script("03_hold_c.py", "--out", Path(config.distance).parent)
+    distance = load_distance(config.distance, pick_device(config.device))
+    goals = env.unwrapped.goal_images()
+    env = GoalReward(env, distance, goals, config.scale or None, config.sparse_weight, config.form, gamma=config.gamma,
+                     goal_in_observation=len(goals) > 1)
+    return env, distance
+
+
+def default_out(config):
+    """The run folder where none is given."""
+    reward = "sparse" if config.distance == "none" else Path(config.distance).parent.name
+    reward += "-only" if config.sparse_weight == 0 else ""
+    return config.out or f"runs/sac/{config.task}-{reward}-seed{config.seed}"
+
+
+def learn(config):
+    """The main job: make the environments, print the sanity table, and train from the checkpoint on. Returns what there is."""
+    env, distance = make_env(config)
+    eval_env, _ = make_env(config)
+    if distance is not None:
+        sanity_table(config.task, distance, env.unwrapped.size, config.quality, env.scorer.scale)
+    run = Run(config, env.observation_space.shape, env.action_space.shape[0], pick_device(config.device))
+    if run.path.exists():
+        run.load()
+        print(f"going on from step {run.step} of {config.steps}")
+    train(run, env, eval_env)
+    return run, eval_env, distance
+
+
+# %%
+if __name__ == "__main__":
+    plot_style()
+    config = parse_config(Config)
+    config.out = default_out(config)
+    if config.look:
+        look(config)
+    elif config.benchmark:
+        benchmark_rendering()
+    else:
+        run, eval_env, distance = learn(config)
+
+# %%
+if __name__ == "__main__" and not (config.look or config.benchmark):
+    with write_whole(f"{config.out}/curve.png") as draft:
+        plot_curves([f"{config.out}/curve.csv"]).savefig(draft)
+    film_policy(run, eval_env, distance, config.out)
+    last = run.rows[-1]
+    print(f"{config.out}: success {last['success']:.2f}, return {last['return']:.1f}, training success {last['train_success']:.2f} "
+          f"after {last['step']} steps in {last['minutes']:.1f} minutes ({last['steps_per_second']:.0f} steps/s)")
+
+# %% [markdown]
+r"""
+## What we learned
+
+- A picture of the goal and videos of strangers' hands are enough to tell a robot whether it is getting warmer.
+- The sparse reward says *that*, the distance says *where to*; with $T$ chosen so that a start scores -1/3 neither drowns the other.
+- SAC is three losses, one backward pass. What costs time is looking: convolutions and rendering.
+
+**Exercises.**
+1. `--sparse-weight 0`: pictures alone. Expect the arm to copy the goal's pose; whether the object follows depends on the task.
+2. `--scale 0.1`: a distance reward 10 or more times too large. Expect the sparse reward to be ignored.
+3. `--no-bootstrap-truncation`: the time limit as an end. Expect values that stop at the limit, and slower learning near it.
+"""

@@ -1,0 +1,377 @@
+"""The reward: formulas by hand, proofs by value iteration, stages, history, vector environments, and the look."""
+
+import importlib
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+common = importlib.import_module("common")
+FORMS = ("cumulative", "instantaneous", "printed", "potential")
+
+
+class Dial(gym.Env):
+    """An environment whose picture is one grey value, which the action sets. Resets to `start`; ends after `length` steps."""
+
+    observation_space = gym.spaces.Box(0, 255, (4, 6, 3), np.uint8)
+    action_space = gym.spaces.Box(0, 255, (1,), np.float32)
+
+    def __init__(self, start=100, length=10**6, sparse=0.0):
+        self.start, self.length, self.sparse = start, length, sparse
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return grey(self.start), {}
+
+    def step(self, action):
+        self.time += 1
+        return grey(float(np.ravel(action)[0])), self.sparse, False, self.time >= self.length, {}
+
+
+def grey(value, shape=(4, 6, 3)):
+    """A picture of one grey value."""
+    return np.full(shape, round(value), np.uint8)
+
+
+def offset_distance(frames, goal):
+    """|frame - goal| / 10 + 2: a distance with d(g, g) = 2."""
+    return np.abs(frames[:, 0, 0, 0].astype(float) - goal[0, 0, 0]) / 10 + 2
+
+
+class Motion:
+    """A distance that sees three frames, and says which: 1, 10 and 100 times their grey values."""
+
+    history = 3
+
+    def __call__(self, frames, goal):
+        assert frames.shape[1:] == (3, 4, 6, 3) and goal.shape == (4, 6, 3)
+        return torch.as_tensor(frames[:, :, 0, 0, 0].astype(float) @ [1, 10, 100] - 0 * goal[0, 0, 0])
+
+
+def follow(env, values, **options):
+    """Reset and step through grey values; returns the rewards and infos."""
+    env.reset(**options)
+    steps = [env.step(np.array([value], np.float32)) for value in values]
+    return [step[1] for step in steps], [step[4] for step in steps]
+
+
+# ---- The formulas ---------------------------------------------------------------------------------------------------
+
+
+def test_formulas_by_hand(sac):
+    previous, current = np.array([4.0, 1.0]), np.array([3.0, -2.0])
+    expected = {"cumulative": [-1.5, 0], "instantaneous": [0.5, 0.5], "printed": [0, 0],
+                "potential": [(4 - 0.9 * 3) / 2, (1 + 0.9 * 2) / 2]}
+    for form in FORMS:
+        assert sac.reward_from_distances(previous, current, 2, form, gamma=0.9) == pytest.approx(expected[form])
+    assert sac.reward_from_distances(3, 4, 2, "printed") == -0.5
+    assert sac.reward_from_distances(4.0, 3.0, 2, "cumulative", previous_cost=5, cost=1) == -2
+    assert sac.reward_from_distances(4.0, 3.0, 2, "instantaneous", previous_cost=5, cost=1) == 2.5
+
+
+GAMMA, GOAL = 0.9, 0
+NEXT = {0: [0, 1], 1: [1, 0, 2, 5], 2: [2, 1, 3], 3: [3, 2, 4], 4: [4, 3, 1], 5: [5, 1]}  # a small deterministic world
+EXACT = np.array([0, 1, 2, 3, 2, 2.0])  # steps to the goal; from 3 two ways are equally short
+
+
+def best_moves(reward, ends=False):
+    """Optimal moves of each state by value iteration; with `ends`, reaching the goal ends the episode."""
+    value = np.zeros(len(NEXT))
+    for _ in range(600):
+        gains = {s: np.array([reward(s, n) + GAMMA * value[n] * (not (ends and n == GOAL)) for n in NEXT[s]]) for s in NEXT}
+        value = np.array([gains[s].max() for s in NEXT])
+    return {s: {n for n, gain in zip(NEXT[s], gains[s]) if gain > gains[s].max() - 1e-9} for s in NEXT if not (ends and s == GOAL)}
+
+
+def with_form(sac, form, x, sparse, scale=3.0, ends=False):
+    return best_moves(lambda s, n: float(sac.reward_from_distances(x[s], x[n], scale, form, GAMMA)) + sparse * (n == GOAL), ends)
+
+
+@pytest.fixture(scope="module")
+def best():
+    """Optimal moves for the sparse reward alone: the shortest way, then stay."""
+    moves = best_moves(lambda s, n: float(n == GOAL))
+    assert moves == {0: {0}, 1: {0}, 2: {1}, 3: {2, 4}, 4: {1}, 5: {1}}
+    return moves
+
+
+def test_exact_distance_alone(sac, best):
+    assert with_form(sac, "cumulative", EXACT, 0) == best
+    assert with_form(sac, "instantaneous", EXACT, 0) == best
+    printed = with_form(sac, "printed", EXACT, 0)
+    assert all(s in printed[s] for s in NEXT) and printed[4] == {4, 1}  # standing still is as good as moving on
+    assert with_form(sac, "potential", EXACT, 0) == {s: set(NEXT[s]) for s in NEXT}  # all policies tie
+
+
+def test_instantaneous_stakes_are_one_minus_gamma_of_cumulative(sac):
+    path = [3, 2, 1, 0, 0, 0]
+    gain = lambda form: sum(GAMMA**t * sac.reward_from_distances(EXACT[s], EXACT[n], 3, form) for t, (s, n) in enumerate(zip(path, path[1:])))
+    assert gain("instantaneous") == pytest.approx(EXACT[3] / 3 + (1 - GAMMA) * gain("cumulative"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_exact_distance_with_sparse_reward(sac, best, form):
+    assert with_form(sac, form, EXACT, 1) == best
+    ending = best_moves(lambda s, n: float(n == GOAL), ends=True)
+    assert with_form(sac, form, EXACT, 1, ends=True) == ending
+
+
+def test_wrong_distance_misleads_all_but_the_potential(sac, best):
+    wrong = np.array([0, 8, 9, 9, 9, 0.5])  # dead end 5 looks like the goal
+    for form in FORMS:
+        kept = with_form(sac, form, wrong, 1, scale=0.01) == best
+        assert kept is (form == "potential")
+
+
+def test_goal_distance_that_is_not_subtracted(sac, best):
+    for form in ("cumulative", "instantaneous"):
+        assert with_form(sac, form, EXACT + 0.7, 0) == best  # positive: no harm
+        assert with_form(sac, form, EXACT - 1.5, 0)[1] >= {0, 1}  # negative: the clamp hides the goal
+    assert with_form(sac, "printed", EXACT - 1.5, 0) == with_form(sac, "printed", EXACT, 0)
+    assert with_form(sac, "potential", EXACT + 50, 1) == best
+    ending = best_moves(lambda s, n: float(n == GOAL), ends=True)
+    assert with_form(sac, "potential", EXACT, 1, ends=True) == ending
+    assert with_form(sac, "potential", EXACT + 50, 1, ends=True) != ending  # only where the goal ends the episode
+
+
+def test_advance_stage_by_hand(sac):
+    stage, hits = np.zeros((2, 2), int)
+    seen = []
+    for excess in ([0.9, 0.9], [0.9, 1.0], [-3, 0.9], [0.9, 0.9], [0.9, 0.9], [0.9, 0.9]):
+        stage, hits = sac.advance_stage(np.array(excess, float), stage, hits, num_stages=2)
+        seen.append((stage.tolist(), hits.tolist()))
+    assert seen == [([0, 0], [1, 1]), ([0, 0], [2, 0]), ([1, 0], [0, 1]), ([1, 0], [1, 2]), ([1, 1], [2, 0]), ([1, 1], [3, 1])]
+
+
+# ---- The wrapper ----------------------------------------------------------------------------------------------------
+
+
+def test_scores_the_picture_the_action_led_to_and_zero_at_the_goal(sac):
+    env = sac.GoalReward(Dial(100), offset_distance, grey(50), scale=10, sparse_weight=0)
+    rewards, infos = follow(env, [80, 50, 40])
+    assert rewards == pytest.approx([-0.3, 0, -0.1])
+    assert [info["distance"] for info in infos] == pytest.approx([5, 2, 3])  # raw, with its d(g, g) = 2
+
+
+def test_parts_and_weight(sac):
+    env = sac.GoalReward(Dial(100, sparse=1.0), offset_distance, grey(50), scale=10, sparse_weight=0.25)
+    rewards, infos = follow(env, [60])
+    assert rewards == pytest.approx([-0.1 + 0.25])
+    assert infos[0]["reward_distance"] == pytest.approx(-0.1) and infos[0]["reward_sparse"] == 1 and infos[0]["stage"] == 0
+
+
+def test_two_stages_by_hand(sac):
+    """Goals 100 and 200, start 150, threshold 1, T = 10, stage cost 2; d' = |value - goal| / 10."""
+    env = sac.GoalReward(Dial(150), offset_distance, [grey(100), grey(200)], scale=10, stage_cost=2, goal_in_observation=True)
+    picture, info = env.reset()
+    assert picture.shape == (4, 6, 6) and env.observation_space.contains(picture)
+    assert picture[0, 0].tolist() == [150] * 3 + [100] * 3 and info["stage"] == 0
+    steps = [env.step(np.array([value])) for value in (120, 105, 95, 150, 105, 95, 100, 150, 100, 205)]
+    expected = [-(2 + 2) / 10, -2.5 / 10, -2.5 / 10, -7 / 10, -2.5 / 10, -2.5 / 10, -2 / 10, -5 / 10, -10 / 10, -0.5 / 10]
+    assert [step[1] for step in steps] == pytest.approx(expected)  # the switching step (the 7th) still has goal 1 and its cost
+    assert [step[4]["stage"] for step in steps] == [0] * 7 + [1] * 3
+    assert [step[0][0, 0, 3] for step in steps] == [100] * 6 + [200] * 4  # the next observation already has goal 2
+    assert env.reset()[0][0, 0, 3] == 100
+
+
+def test_default_stage_cost_and_scale(sac):
+    env = sac.GoalReward(Dial(150), offset_distance, [grey(100), grey(200)])
+    assert env.scorer.scale == pytest.approx(15)  # 3 * 5
+    assert env.scorer.cost(np.array([0, 1])).tolist() == pytest.approx([3, 0])
+    assert follow(env, [150])[0] == pytest.approx([-(5 + 3) / 15])
+
+
+def test_scale_makes_the_start_score_minus_a_third(sac):
+    env = sac.GoalReward(sac.make_task("pushing", (16, 16)), sac.pixel_distance, sac.Pushing((16, 16)).goal_images()[0])
+    starts = [env.reset(seed=seed)[1]["distance"] for seed in range(8)]
+    assert -np.mean(starts) / env.scorer.scale == pytest.approx(-1 / 3)
+    assert not np.array_equal(env.reset()[0], env.reset()[0])
+
+
+def test_history_repeats_the_first_frame(sac):
+    env = sac.GoalReward(Dial(1), Motion(), grey(5), scale=1.0, sparse_weight=0)
+    for _ in range(2):  # a reset clears it
+        rewards, infos = follow(env, [2, 3, 4])
+        assert [info["distance"] for info in infos] == [1 + 10 + 200, 1 + 20 + 300, 2 + 30 + 400]
+
+
+def test_reset_clears_stage_and_hits(sac):
+    env = sac.GoalReward(Dial(150), offset_distance, [grey(100), grey(200)], scale=10, stage_cost=2)
+    assert [info["stage"] for info in follow(env, [100] * 4)[1]] == [0, 0, 0, 1]
+    assert [info["stage"] for info in follow(env, [100] * 2)[1]] == [0, 0]
+    assert [info["stage"] for info in follow(env, [100] * 4)[1]] == [0, 0, 0, 1]  # not two hits from before
+
+
+def test_time_indexed_goals(sac):
+    film = np.stack([grey(value) for value in (100, 110, 120)])
+    env = sac.GoalReward(Dial(100), offset_distance, film, scale=10, sparse_weight=0, time_indexed=True)
+    assert follow(env, [100, 100, 100, 100])[0] == pytest.approx([-0.1, -0.2, -0.2, -0.2])  # the last frame repeats
+    assert follow(env, [110, 120, 120])[0] == pytest.approx([0, 0, 0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equals_a_direct_computation_for_a_random_distance(sac, rng, form):
+    values, table, goals = rng.integers(0, 256, 40), rng.uniform(0, 4, (256, 256)), (30, 210)
+    distance = lambda frames, goal: table[frames[:, 0, 0, 0], goal[0, 0, 0]]
+    env = sac.GoalReward(Dial(77, sparse=0.5), distance, [grey(g) for g in goals], 5.0, 0.7, form, threshold=1.5, hold_steps=2,
+                         stage_cost=0.9, gamma=0.8)
+    rewards, _ = follow(env, values)
+    stage = hits = 0
+    before, before_cost = table[77, goals[0]] - table[goals[0], goals[0]], 0.9
+    for value, reward in zip(values, rewards):
+        x, cost = table[value, goals[stage]] - table[goals[stage], goals[stage]], 0.9 * (1 - stage)
+        expected = {"cumulative": -(max(0, x) + cost), "instantaneous": max(0, before) + before_cost - max(0, x) - cost,
+                    "printed": -max(0, x + cost - before - before_cost), "potential": before + before_cost - 0.8 * (x + cost)}[form]
+        assert reward == pytest.approx(expected / 5 + 0.7 * 0.5, abs=1e-6)
+        before, before_cost = x, cost
+        hits = hits + 1 if max(0, x) < 1.5 else 0
+        if hits == 2 and stage == 0:
+            stage, hits = 1, 0
+    assert stage == 1
+
+
+def test_works_with_a_distance_file_object(sac):
+    mean_colour = lambda frames: frames.float().mean((1, 2))  # (B, 3)
+    distance = common.Distance(mean_colour, {"kind": "embedding", "history": 1, "name": "mean"})
+    env = sac.GoalReward(Dial(100), distance, grey(50), scale=100)
+    assert follow(env, [80])[0] == pytest.approx([-30 * np.sqrt(3) / 100])
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_vector_environments_score_as_single_ones(sac, rng, mode):
+    starts, lengths, goals = (100, 150, 180), (3, 5, 4), [grey(100), grey(200)]
+    options = dict(scale=10, stage_cost=2, hold_steps=2, form="instantaneous", goal_in_observation=True)
+    makers = [lambda s=s, n=n: Dial(s, n, 0.5) for s, n in zip(starts, lengths)]
+    envs = sac.VectorGoalReward(SyncVectorEnv(makers, autoreset_mode=mode), offset_distance, goals, **options)
+    singles = [sac.GoalReward(make(), offset_distance, goals, **options) for make in makers]
+    pictures, _ = envs.reset(seed=0)
+    assert envs.observation_space.contains(pictures)
+    assert np.array_equal(pictures, np.stack([env.reset()[0] for env in singles]))
+    ended = np.zeros(3, bool)
+    for t in range(14):
+        actions = rng.choice([95, 100, 105, 150, 200], (3, 1)).astype(np.float32)
+        if mode is AutoresetMode.DISABLED and ended.any():
+            pictures, _ = envs.reset(options={"reset_mask": ended})
+            for i in np.flatnonzero(ended):
+                assert np.array_equal(pictures[i], singles[i].reset()[0])
+            ended[:] = False
+        pictures, rewards, _, truncated, infos = envs.step(actions)
+        for i, env in enumerate(singles):
+            if mode is AutoresetMode.NEXT_STEP and ended[i]:
+                assert rewards[i] == 0 and np.array_equal(pictures[i], env.reset()[0])
+                continue
+            picture, reward, _, end, info = env.step(actions[i])
+            assert rewards[i] == pytest.approx(reward) and end == truncated[i]
+            assert infos["stage"][i] == info["stage"] and infos["distance"][i] == pytest.approx(info["distance"])
+            if mode is AutoresetMode.SAME_STEP and end:
+                assert np.array_equal(infos["final_obs"][i], picture)
+                picture, _ = env.reset()
+            assert np.array_equal(pictures[i], picture)
+        ended = truncated.copy()
+    assert t == 13
+
+
+def test_one_batch_per_step_for_all_environments(sac):
+    sizes = []
+
+    def counting(frames, goal):
+        sizes.append(len(frames))
+        return offset_distance(frames, goal)
+
+    envs = sac.VectorGoalReward(SyncVectorEnv([Dial] * 5), counting, grey(50), scale=10)
+    envs.reset()
+    sizes.clear()
+    envs.step(np.full((5, 1), 70, np.float32))
+    assert sizes == [5]
+
+
+class Floats(Dial):
+    """A picture in [0, 1]."""
+
+    observation_space = gym.spaces.Box(0, 1, (4, 6, 3), np.float32)
+
+
+class Flat(Dial):
+    """No picture."""
+
+    observation_space = gym.spaces.Box(0, 255, (72,), np.uint8)
+
+
+@pytest.mark.parametrize("attempt, says", [
+    (lambda sac: sac.GoalReward(Floats(), offset_distance, grey(5)), "uint8 pictures"),
+    (lambda sac: sac.GoalReward(Flat(), offset_distance, grey(5)), "uint8 pictures"),
+    (lambda sac: sac.GoalReward(Dial(), offset_distance, grey(5) / 255), "float64"),
+    (lambda sac: sac.GoalReward(Dial(), offset_distance, grey(1)), "from 0 to 255"),
+    (lambda sac: sac.GoalReward(Dial(), offset_distance, grey(5, (6, 4, 3))), r"\(6, 4, 3\).*\(4, 6, 3\)"),
+    (lambda sac: sac.GoalReward(Dial(), offset_distance, [grey(5), grey(9, (4, 6))]), r"\(4, 6\)"),
+    (lambda sac: sac.GoalReward(Dial(), offset_distance, []), "no goal"),
+    (lambda sac: sac.GoalReward(Dial(), offset_distance, grey(5), form="best"), "best"),
+    (lambda sac: sac.GoalReward(Dial(), offset_distance, grey(5), scale=0), "positive"),
+    (lambda sac: sac.GoalReward(Dial(100), offset_distance, grey(100)), "give scale"),
+    (lambda sac: sac.GoalReward(Dial(), lambda frames, goal: 3.0, grey(5)), "one finite number"),
+    (lambda sac: sac.GoalReward(Dial(), lambda frames, goal: np.full(len(frames), np.nan), grey(5)), "one finite number")])
+def test_errors_are_one_clear_line(sac, attempt, says):
+    with pytest.raises(sac.UserError, match=says) as caught:
+        attempt(sac)
+    assert "\n" not in str(caught.value)
+
+
+# ---- Look before you train ------------------------------------------------------------------------------------------
+
+
+def test_pixel_distance_sees_the_centre_square(sac, rng):
+    frames, goal = rng.integers(0, 256, (3, 4, 8, 3), np.uint8), rng.integers(0, 256, (4, 8, 3), np.uint8)
+    direct = [np.sqrt(sum((int(a) - int(b)) ** 2 for a, b in zip(f[:, 2:6].ravel(), goal[:, 2:6].ravel()))) / 255 for f in frames]
+    assert sac.pixel_distance(frames, goal) == pytest.approx(direct)
+
+
+def test_distance_along_a_film_equals_the_wrapper(sac):
+    values = [100, 120, 160, 200]
+    frames, stages = np.stack([grey(v) for v in values]), np.array([0, 0, 1, 1])
+    assert sac.distance_along(offset_distance, frames, [grey(100), grey(200)], stages) == pytest.approx([0, 2, 4, 0])
+    along = sac.distance_along(Motion(), frames, [grey(0)], np.zeros(4, int))
+    assert along == pytest.approx([111 * 100, 11 * 100 + 100 * 120, 100 + 1200 + 16000, 120 + 1600 + 20000])
+
+
+def test_spearman_table_by_hand(sac):
+    film = lambda *values: np.stack([grey(v) for v in values])
+    tries = {"success": (film(150, 120, 110, 190, 195, 185, 200), None, np.array([0, 0, 0, 1, 1, 1, 1]))}
+    table = sac.spearman_table({"two": (tries, [grey(100), grey(200)])}, {"d": offset_distance})
+    # stage 2: distances 10, 5, 15, 0 at times 0..3: closeness ranks 2, 3, 1, 4; rho = 1 - 6 * (1 + 1 + 4 + 0) / (4 * 15)
+    assert table == {("two", 0): {"d": pytest.approx(1)}, ("two", 1): {"d": pytest.approx(0.4)}}
+
+
+@pytest.fixture(scope="module")
+def pushing_tries(sac):
+    """The four tries of Pushing, small."""
+    return sac.recordings("pushing", (24, 24))
+
+
+def test_recordings_are_what_they_say(pushing_tries):
+    tries, goals = pushing_tries
+    assert len(goals) == 1 and list(tries) == ["success", "reverse", "failed", "random"]
+    frames, success, stages = tries["success"]
+    assert success[-3:].all() and not success[0] and not tries["failed"][1].any() and not tries["random"][1].any()
+    assert np.array_equal(tries["reverse"][0], frames[::-1]) and len({len(part[0]) for part in tries.values()}) == 1
+
+
+def test_sanity_table(sac, pushing_tries, monkeypatch, capsys):
+    monkeypatch.setattr(sac, "recordings", lambda *_: pushing_tries)
+    rows = dict((where, (x, reward)) for where, x, reward in sac.sanity_table("pushing", sac.pixel_distance))
+    assert rows["start"][1] == pytest.approx(-1 / 3) and rows["goal"] == (0, 0)
+    assert "T = " in capsys.readouterr().out
+
+
+def test_look_writes_pictures_films_and_the_table(sac, pushing_tries, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sac, "recordings", lambda *_: pushing_tries)
+    table = sac.look(sac.Config(), ("pushing",))
+    assert set(table) == {("pushing", 0)} and -1 <= table["pushing", 0]["pixels"] <= 1
+    film, _ = common.read_clip("runs/look/pushing.mp4")
+    assert len(film) == len(pushing_tries[0]["success"][0]) and film.std() > 10
+    assert film[-1].min(-1)[:, film.shape[2] // 2 :].min() < film[0].min(-1)[:, film.shape[2] // 2 :].min() + 1  # the curve grew
+    assert Path("runs/look/pushing.png").stat().st_size > 10_000 and "pixels" in capsys.readouterr().out
