@@ -1082,7 +1082,7 @@ def distances_to_goals(distance, frames, goals, index):
         with torch.autocast(device, enabled=device == "cuda"):
             found = torch.as_tensor(distance(frames[index == i], goals[i])).detach().float().cpu().numpy()
         if found.shape != (np.sum(index == i),) or not np.isfinite(found).all():
-            raise UserError(f"for {np.sum(index == i)} frames the distance gave {found.shape} values, or infinite ones; "
+            raise UserError(f"for {np.sum(index == i)} frames the distance gave {found.shape} values, or NaN; "
                             "it must give one finite number each, (B,)")
         values[index == i] = found
     return values
@@ -1160,7 +1160,8 @@ class GoalScorer:
         before, costs, index = self.excess, (self.cost(self.previous_stage), self.cost(self.stage)), self.index.copy()
         self.excess, self.previous_stage = self.excess_now(), self.stage
         reward = reward_from_distances(before, self.excess, self.scale, self.form, self.gamma, *costs)
-        limits = self.num_stages, self.threshold, self.hold_steps
+        limit = self.scale / 10 if self.threshold is None else self.threshold  # authors' code: 1 for T = 10
+        limits = self.num_stages, limit, self.hold_steps
         self.stage, self.hits = advance_stage(self.excess, self.stage, self.hits, *limits)
         return {"distance": self.excess + self.baseline[index], "stage": index, "reward_distance": reward}
 
@@ -1176,6 +1177,10 @@ def scale_from_resets(scorer, reset):
         scorer.reset(reset(seed))
         starts.extend(scorer.excess)
     reset(int(np.random.SeedSequence().entropy % 2**31))  # or episodes without a seed would all be alike
+    start, threshold = np.mean(starts), scorer.threshold
+    if scorer.num_stages > 1 and threshold is not None and start < threshold:
+        raise UserError(f"by this distance the start ({start:.3g}) is below the threshold ({threshold:.3g}) at which the first "
+                        "stage ends; give a lower one, or threshold=None for T/10")
     return suggest_scale(starts)
 
 
@@ -1195,7 +1200,8 @@ class GoalReward(gym.Wrapper):
         scale: T; by default such that the start scores -1/3 in the mean over eight resets.
         sparse_weight: weight of the environment's own reward.
         form: "cumulative", "instantaneous", "printed" or "potential"; `gamma` is the discount of the last.
-        threshold, hold_steps: a stage ends after so many steps in a row with max(0, d - d(g, g)) below the threshold.
+        threshold, hold_steps: a stage ends after so many steps in a row with max(0, d - d(g, g)) below the threshold;
+            None takes T/10, which fits a distance of any unit.
         stage_cost: added to the distance for each later stage; by default scale / 5.
         goal_in_observation: stack the goal in force behind the picture's channels, (H, W, 6).
 
@@ -1968,8 +1974,8 @@ def make_env(config):
         run_script("03_hold_c.py", "--out", Path(config.distance).parent)
     distance = load_distance(config.distance, pick_device(config.device))
     goals = env.unwrapped.goal_images()
-    env = GoalReward(env, distance, goals, config.scale or None, config.sparse_weight, config.form, gamma=config.gamma,
-                     goal_in_observation=len(goals) > 1)
+    env = GoalReward(env, distance, goals, config.scale or None, config.sparse_weight, config.form, threshold=None,
+                     gamma=config.gamma, goal_in_observation=len(goals) > 1)
     return env, distance
 
 

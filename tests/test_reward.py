@@ -185,6 +185,14 @@ def test_default_stage_cost_and_scale(sac):
     assert follow(env, [150])[0] == pytest.approx([-(5 + 3) / 15])
 
 
+def test_threshold_for_distances_of_any_unit(sac):
+    env = sac.GoalReward(Dial(150), lambda f, g: offset_distance(f, g) / 100, [grey(100), grey(200)], threshold=None)
+    assert env.scorer.scale == pytest.approx(0.15)  # so that the threshold is 0.015: 1.5 of the grey levels' tenths
+    assert [info["stage"] for info in follow(env, [120, 110, 110, 110, 110])[1]] == [0, 0, 0, 0, 1]
+    with pytest.raises(sac.UserError, match="threshold=None"):
+        sac.GoalReward(Dial(150), lambda f, g: offset_distance(f, g) / 100, [grey(100), grey(200)])
+
+
 def test_scale_makes_the_start_score_minus_a_third(sac):
     env = sac.GoalReward(sac.make_task("pushing", (16, 16)), sac.pixel_distance, sac.Pushing((16, 16)).goal_images()[0])
     starts = [env.reset(seed=seed)[1]["distance"] for seed in range(8)]

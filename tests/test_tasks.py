@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 NAMES = ("pushing", "drawer_open", "close_drawer", "cup_forward", "faucet_right")
 ROOT = Path(__file__).resolve().parent.parent
+slow = pytest.mark.skipif(os.environ.get("SLOW_TESTS") != "1", reason="takes minutes; asked for with SLOW_TESTS=1")
 
 
 def make(sac, name, size=(24, 36), **options):
@@ -92,7 +93,7 @@ def test_script_solves_the_task(sac, name, least, episodes):
         assert all(reward == float(info["success"]) for reward, info in record)  # paid on every successful step
 
 
-@pytest.mark.slow
+@slow
 def test_script_pushes_forty_cups(sac):
     env = blind(make(sac, "pushing"))
     returns = [sum(reward for reward, _ in play_script(env, seed)) for seed in range(40)]
@@ -439,7 +440,7 @@ def megabytes():
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("name, cycles, growth", [
-    ("TouchWall", 30, 15), pytest.param("DrawerOpen", 1000, 60, marks=pytest.mark.slow)])
+    ("TouchWall", 30, 15), pytest.param("DrawerOpen", 1000, 60, marks=slow)])
 def test_making_and_closing_leaks_nothing(sac, name, cycles, growth):
     def cycle():
         task = getattr(sac, name)((24, 24))
