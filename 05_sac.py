@@ -63,10 +63,10 @@ class Config:
     form: Literal["cumulative", "instantaneous", "printed", "potential"] = "cumulative"  # of the distance reward
     quality: Literal["fast", "faithful"] = "fast"  # fast draws no shadows and smooths no edges
     height: int = 48  # rows of the picture, width follows from the task; 0 takes the original's size
-    steps: int = 12_000  # environment steps
+    steps: int = 10_000  # environment steps
     random_steps: int = 1000  # first steps with uniform random actions (paper Table III)
     update_every: int = 1  # environment steps per gradient step (paper Table III: 1)
-    batch: int = 128  # paper Table III: 256
+    batch: int = 64  # paper Table III: 256
     lr: float = 1e-3  # Adam; paper Table III: 3e-4
     temperature: float = 0.1  # initial alpha; authors' code: 1
     encoder: Literal["strided", "paper"] = "strided"  # see make_encoder
