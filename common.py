@@ -16,6 +16,7 @@ import subprocess
 import sys
 import typing
 import zipfile
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -309,7 +310,7 @@ class Distance:
 
     def __init__(self, program, meta, device="cpu"):
         self.program, self.meta, self.device = program, meta, torch.device(device)
-        self.kind, self.history, self._goal = meta["kind"], meta["history"], (None, None)
+        self.kind, self.history, self._goals = meta["kind"], meta["history"], deque(maxlen=8)
 
     @torch.no_grad()
     def distance(self, frames, goal):
@@ -317,7 +318,7 @@ class Distance:
 
         Args:
             frames: uint8 RGB array or tensor (B, H, W, 3), or (B, history, H, W, 3) where `history` > 1, oldest first.
-            goal: uint8 RGB (H, W, 3) for all, or (B, H, W, 3). The embedding of the latest goal is kept.
+            goal: uint8 RGB (H, W, 3) for all, or (B, H, W, 3). The embeddings of the latest eight goals are kept.
         Raises:
             UserError: not uint8, or not of these shapes.
         """
@@ -331,11 +332,16 @@ class Distance:
         if self.kind == "pairwise":
             frames = frames if frames.ndim == 5 else frames[:, None]
             return self.program(frames, goal.expand(len(frames), -1, -1, -1).contiguous())
-        if self._goal[0] is None or not torch.equal(self._goal[0], goal):
-            self._goal = (goal.clone(), self.program(goal))
-        return (self.program(frames) - self._goal[1]).norm(dim=-1)
+        return (self.program(frames) - self._embed_goal(goal)).norm(dim=-1)
 
     __call__ = distance
+
+    def _embed_goal(self, goal):
+        for seen, embedding in self._goals:
+            if torch.equal(seen, goal):
+                return embedding
+        self._goals.append((goal.clone(), self.program(goal)))
+        return self._goals[-1][1]
 
     def _check(self, images, name):
         images = torch.as_tensor(images)

@@ -243,3 +243,29 @@ print(common.load_distance({str(tmp_path / "d.pt2")!r}).kind)
 renderer.close()"""
     finished = run("-c", code, MUJOCO_GL="")
     assert finished.returncode == 0 and finished.stdout.strip() == "embedding", finished.stderr
+
+
+def test_gl_names_the_package_where_nothing_works_and_takes_the_first_that_does(monkeypatch):
+    tried = []
+
+    def probe(command, env, **_):
+        tried.append(env["MUJOCO_GL"])
+        return type("Finished", (), {"returncode": 0 if env["MUJOCO_GL"] == works else 1})
+
+    monkeypatch.setattr(common.subprocess, "run", probe)
+    monkeypatch.setattr(common.sys, "platform", "linux")
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that the end of the test brings back what was there
+    for works, order in ((None, ["egl", "osmesa", "glfw"]), ("osmesa", ["egl", "osmesa"])):
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        tried.clear()
+        if works is None:
+            with pytest.raises(common.UserError, match="apt-get install -y libegl1 libosmesa6"):
+                common.pick_gl()
+        else:
+            common.pick_gl()
+            assert os.environ["MUJOCO_GL"] == works
+        assert tried == order
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    tried.clear()
+    common.pick_gl()
+    assert tried == []  # a choice that was made is kept

@@ -1,7 +1,6 @@
 """The five tasks: composition, physics, success tests, pictures, scripts, vector environments, memory."""
 
 import functools
-import gc
 import os
 import subprocess
 import sys
@@ -410,7 +409,7 @@ def test_an_exploding_simulation_ends_the_episode_quietly(sac, capfd, tmp_path, 
 def run_python(code, tmp_path):
     """Run code that has the module as `sac`, in a fresh interpreter and an empty folder."""
     code = f"import importlib, sys\nsys.path.insert(0, {str(ROOT)!r})\nsac = importlib.import_module('05_sac')\n" + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800, cwd=tmp_path)
 
 
 def test_interpreters_exit_silently_and_forks_are_told(sac, tmp_path):
@@ -432,27 +431,23 @@ def test_interpreters_exit_silently_and_forks_are_told(sac, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "") and not list(tmp_path.iterdir())
 
 
-def megabytes():
-    """Memory that this process holds."""
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("name, cycles, growth", [
-    ("TouchWall", 30, 15), pytest.param("DrawerOpen", 1000, 60, marks=slow)])
-def test_making_and_closing_leaks_nothing(sac, name, cycles, growth):
-    def cycle():
-        task = getattr(sac, name)((24, 24))
-        task.reset(seed=0)
-        task.close()
-
-    for _ in range(5):
-        cycle()
-    before = megabytes()
-    for _ in range(cycles):
-        cycle()
-    assert megabytes() - before < growth
+@pytest.mark.parametrize("name, cycles", [("TouchWall", 30), pytest.param("DrawerOpen", 1000, marks=slow)])
+def test_making_and_closing_leaks_nothing(tmp_path, name, cycles):
+    done = run_python(f"""
+        import gc
+        def megabytes():
+            gc.collect()
+            return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+        for cycle in range(5 + {cycles}):
+            if cycle == 5:
+                before = megabytes()
+            task = sac.{name}((24, 24))
+            task.reset(seed=0)
+            task.close()
+        print(megabytes() - before)
+        """, tmp_path)
+    assert float(done.stdout) < 15, done.stderr  # left open, 30 of the small scenes keep over 2,000 MB
 
 
 def test_figure_of_all_tasks(sac):
