@@ -197,9 +197,9 @@ def test_the_goal_is_embedded_once_and_anew_when_it_changes(tmp_path, rng):
     d.program = lambda x: calls.append(len(x)) or program(x)
     frames, goal = rng.integers(0, 256, (2, 16, 16, 3), np.uint8), rng.integers(0, 256, (16, 16, 3), np.uint8)
     first = d.distance(frames, goal)
-    assert torch.equal(d.distance(frames, goal), first) and calls == [1, 2, 2]
+    assert torch.equal(d.distance(frames, goal), first) and calls.count(1) == 1 and calls.count(2) == 2
     goal[:] = 0  # changed in place: the kept embedding must not be used
-    assert not torch.equal(d.distance(frames, goal), first) and calls == [1, 2, 2, 1, 2]
+    assert not torch.equal(d.distance(frames, goal), first) and calls.count(1) == 2
 
 
 @pytest.mark.parametrize("frames, goal, words", [
