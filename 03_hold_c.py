@@ -35,7 +35,6 @@ import timm
 import torch
 from scipy.stats import spearmanr
 from torch.nn import functional as F
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 

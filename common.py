@@ -6,7 +6,6 @@ No models, losses, environments or figures of the paper live here. Importing thi
 import argparse
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -52,13 +51,14 @@ def parse_config(cls):
     first.add_argument("--preset", choices=["laptop", *presets], default=default, help="a named set of defaults")
     chosen = first.parse_known_args(argv)[0].preset
     config = cls() if chosen == "laptop" else getattr(cls, chosen)()
+    comments = {}
     with contextlib.suppress(OSError, TypeError):  # a class typed into a notebook has no source file, and needs no help
         comments = dict(re.findall(r"^ +(\w+):.*?  # (.*)$", inspect.getsource(cls), re.M))
         first.description = (inspect.getdoc(cls) or "").split("\n")[0]
     parser = argparse.ArgumentParser(parents=[first], allow_abbrev=False, description=first.description)
     for name, kind in typing.get_type_hints(cls).items():
         value, flag = getattr(config, name), "--" + name.replace("_", "-")
-        text = f"{locals().get('comments', {}).get(name, '')} (default: {value})".replace("%", "%%")
+        text = f"{comments.get(name, '')} (default: {value})".replace("%", "%%")
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=value, help=text)
         elif typing.get_origin(kind) is tuple:
