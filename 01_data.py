@@ -35,6 +35,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -49,7 +50,7 @@ from tqdm.auto import tqdm
 from common import UserError, find_clips, parse_config, pick_gl, plot_style, read_clip, write_video, write_whole
 
 FPS = 12  # SSv2's nominal rate
-VERSION = 5  # of the recipe below; clips of different recipes do not share a folder
+VERSION = 6  # of the recipe below; clips of different recipes do not share a folder
 
 
 # %%
@@ -63,6 +64,10 @@ class Config:
     height: int = 72  # of the pictures, even; SSv2: 240
     width: int = 96  # of the pictures, even
     samples: int = 0  # multisampling against jagged edges; 0 is fastest
+    controls: int = 40  # validation clips that get three counterparts: failed, still, reversed
+    textures: bool = True  # off: flat grey surfaces and one lamp, to see what textures are good for
+    cameras: bool = True  # off: the same steady camera for all clips
+    actions: str = ""  # only templates with this word, such as Opening
     workers: int = 0  # processes that render; 0 takes one per core
 
     @classmethod
@@ -73,7 +78,7 @@ class Config:
     @classmethod
     def smoke(cls):
         """One clip of every action, for tests and a look around."""
-        return cls(out="runs/smoke/clips", clips=len(ACTIONS), height=48, width=64)
+        return cls(out="runs/smoke/clips", clips=len(ACTIONS), height=48, width=64, controls=2)
 
 
 # %% [markdown]
@@ -603,7 +608,7 @@ such arms are drawn again.
 
 
 # %%
-def draw_camera(rng, points, steps):
+def draw_camera(rng, points, steps, varied=True):
     """Draw the field of view (degrees), positions (T, 3) and rotations (T) of a camera that sees `points` (N, 3)."""
     low, high = points.min(0), points.max(0)
     fovy, down, swing, tilt = rng.uniform(30, 60), rng.uniform(0.3, 1.3), rng.normal(0, 0.12), rng.normal(0, 0.06)
@@ -611,8 +616,11 @@ def draw_camera(rng, points, steps):
     far = far * rng.choice([1, 1, 1, 2])  # some look on from a distance
     drift = np.cumsum(rng.normal(0, 0.003, (steps, 3)), 0) + np.outer(np.linspace(0, 1, steps), rng.normal(0, 0.03, 3))
     drift = drift * far * (rng.random() < 0.7)  # the others stand on a tripod
+    if not varied:
+        fovy, down, swing, tilt, drift = 45, 0.8, 0, 0, 0 * drift
+        far = np.linalg.norm(high - low) / 2 / np.tan(np.radians(fovy / 2)) * 1.2
     base = Rotation.from_euler("ZX", [swing, np.pi / 2 - down])
-    eye = (low + high) / 2 + rng.normal(0, 0.05, 3) * far * [1, 1, 0.5] + far * base.apply(UP)
+    eye = (low + high) / 2 + rng.normal(0, 0.05, 3) * varied * far * [1, 1, 0.5] + far * base.apply(UP)
     return fovy, eye + drift, base * Rotation.from_euler("Z", tilt) * Rotation.from_rotvec(drift * rng.uniform(0, 1))
 
 
@@ -654,8 +662,10 @@ def noise(rng):
 SURFACES = ("table", "floor", "wall", "grain")
 
 
-def texture(rng, name):
+def texture(rng, name, varied=True):
     """A texture of MuJoCo's own (checkers, gradients, marks); half of them are painted over with noise later."""
+    if not varied:
+        return f'<material name="{name}" rgba="{".6 .6 .6" if name == "table" else ".8 .8 .8"} 1"/>'
     kind, mark = rng.choice(["checker", "gradient", "flat"]), rng.choice(["none", "random", "edge"])
     amount = rng.uniform(0.01, 0.1)  # of the marks
     return (f'<texture name="{name}" type="2d" builtin="{kind}" width="64" height="64"'
@@ -663,14 +673,14 @@ def texture(rng, name):
             f'<material name="{name}" texture="{name}" texrepeat="{text(rng.uniform(1, 8, 2))}"/>')
 
 
-def room(rng):
+def room(rng, varied=True):
     """A table, a floor, sometimes a wall, and one or two lamps."""
     xml = f'<geom type="box" size="{text(rng.uniform(0.35, 1.5, 2))} 0.02" pos="0 0 -0.02" material="table"/>'
     xml += '<geom type="plane" size="4 4 0.1" pos="0 0 -0.7" material="floor"/>'
     if rng.random() < 0.6:
         place = f'pos="0 {rng.uniform(0.6, 2)} 0" euler="0 0 {rng.uniform(-30, 30)}"'
         xml += f'<geom type="box" size="4 0.02 2" {place} material="wall"/>'
-    for _ in range(rng.integers(1, 3)):
+    for _ in range(rng.integers(1, 3) if varied else 1):
         light = text(rng.uniform(0.2, 0.7) * rng.uniform(0.7, 1, 3))
         xml += (f'<light directional="true" castshadow="false" pos="0 0 2" dir="{text(rng.normal(0, 0.6, 2))} -1"'
                 f' diffuse="{light}" specular="{text(rng.uniform(0, 0.3, 3))}"/>')
@@ -686,9 +696,9 @@ colour.
 
 
 # %%
-def world(rng, play, points, fovy, config):
+def world(rng, play, points, fovy, config, two=False):
     """Write the whole scene as MJCF: what moves are mocap bodies, which stand where they are told to."""
-    bodies = {"hand": (hand, gripper)[int(rng.random() < 0.2)](rng)}
+    bodies = {"hand": (hand, gripper)[int(rng.random() < 0.2)](rng)} | ({"hand2": hand(rng)} if two else {})
     for i, thing in enumerate(play.things):
         look = '<geom material="grain"' if rng.random() < 0.4 else "<geom"
         bodies[f"thing{i}"] = thing.xml.replace("NAME", f"joint{i}").replace("<geom", look)
@@ -701,8 +711,8 @@ def world(rng, play, points, fovy, config):
       <global offwidth="{config.width}" offheight="{config.height}"/>
       <quality shadowsize="0" offsamples="{config.samples}" numslices="14" numstacks="8" numquads="1"/>
       <headlight ambient="{text(rng.uniform(0.15, 0.45, 3))}" diffuse="{text([rng.uniform(0, 0.4)] * 3)}"/></visual>
-      <asset>{sky}{"".join(texture(rng, name) for name in SURFACES)}</asset>
-      <worldbody>{room(rng)}<body name="camera" mocap="true"><camera fovy="{fovy}"/></body>{xml}</worldbody></mujoco>"""
+      <asset>{sky}{"".join(texture(rng, name, config.textures) for name in SURFACES)}</asset>
+      <worldbody>{room(rng, config.textures)}<body name="camera" mocap="true"><camera fovy="{fovy}"/></body>{xml}</worldbody></mujoco>"""
 
 
 # %% [markdown]
@@ -716,23 +726,34 @@ are all that a label needs: those of a thousand clips are known within a second,
 
 
 # %%
-def clip_id(index):
+def clip_id(index, control=None):
     """A number like SSv2's, as a string; 7919 is prime and no divisor of 220,847, so no two are alike."""
-    return str(1 + 7919 * (index + 1) % 220_847)
+    number = 1 + 7919 * (index + 1) % 220_847
+    return str(number + 1_000_000 * (CONTROLS.index(control) + 1 if control else 0))
 
 
-def draw_play(seed, index):
-    """The first two draws of clip `index`; returns the generator for the others, the timing and the play."""
-    rng = np.random.default_rng([seed, index])
-    time, (_, action) = draw_timing(rng), ACTIONS[index % len(ACTIONS)]
+def template_of(config, index):
+    """The template and the action of clip `index`; every action has its turn."""
+    chosen = [line for line in ACTIONS if config.actions in line[0]]
+    if not chosen:
+        raise UserError(f"no template has {config.actions!r} in it; --actions takes a word such as Opening")
+    return chosen[index % len(chosen)]
+
+
+def draw_play(config, index, returned=False):
+    """The first two draws of clip `index`: the generator for the others, the timing, the play; `returned` undoes the act."""
+    rng = np.random.default_rng([config.seed, index])
+    time, (_, action) = draw_timing(rng), template_of(config, index)
+    if returned:  # half way and back, and nothing falls or rolls after it
+        time = time._replace(act=0.6 * np.sin(np.pi * time.act), after=0 * time.after)
     play = action(rng, time.act, time.after)
-    first, last = play.held
+    first, last = play.held[0], play.held[1] or returned and play.held[0]
     return rng, time._replace(reach=np.maximum(time.reach, first), leave=time.leave * (not last)), play
 
 
-def entry(index, play):
+def entry(config, index):
     """What SSv2's label files say about a clip."""
-    template, names = ACTIONS[index % len(ACTIONS)][0], [thing.name for thing in play.things]
+    template, names = template_of(config, index)[0], [thing.name for thing in draw_play(config, index)[-1].things]
     names = ["part"] * ("[part]" in template) + names
     label = template.replace("[part]", "[something]")
     for name in names:
@@ -741,7 +762,52 @@ def entry(index, play):
 
 
 assert clip_id(0) == "7920" and len({clip_id(i) for i in range(1000)}) == 1000
-assert entry(0, draw_play(0, 0)[-1])["template"] == "Pushing [something] from left to right"
+assert entry(Config(), 0)["template"] == "Pushing [something] from left to right"
+
+
+# %% [markdown]
+r"""
+**Two hands.** In one clip of five a second hand goes along at the side of the thing, or holds the case of what is
+opened. It lets go when the first one does.
+
+**Controls.** A distance that falls along good clips may have learned no more than *time passes*. So some validation
+clips get three counterparts with the same world, arm and camera: in a **failed** one the hand acts above the thing,
+or takes it half way and back; in a **still** one all stay as they are at first, and only the camera trembles; the
+**reversed** one has the frames in the other order. They make a split of their own, `controls`, which no training
+reads; `04_eval_human.py` does.
+"""
+
+
+# %%
+CONTROLS = ("failed", "still", "reversed")
+
+
+def second_hand(rng, play, time):
+    """The play of a hand that helps at the side of the first thing; None in most clips, and where the thing turns over."""
+    helps, side, high = rng.random() < 0.2, toward(rng), rng.uniform(0.3, 0.8)
+    thing, (where, rotvec, _) = play.things[0], play.poses[0]
+    if not helps or np.ndim(rotvec) > 1 or thing.name in ("lever", "knob"):
+        return None
+    across = np.cross(UP, play.touch[0] - where[0])
+    if np.linalg.norm(across) > 0.02:  # the first hand touches a side, and not the top
+        side = across / np.linalg.norm(across) * (1 if across @ side > 0 else -1)
+    spot = where + side * thing.radius + UP * thing.height * high
+    spot[time.after > 0] = spot[np.flatnonzero(time.after == 0)[-1]]  # what falls, falls without it
+    return play._replace(touch=spot, stand=side, twist=0.0)
+
+
+def act_out(config, index, time, play, control):
+    """The play and the timing that a control of clip `index` shows; those given where `control` is None or reversed."""
+    fixed = lambda x: np.repeat(x[:1], len(x), 0) if len(np.atleast_1d(x)) == len(time.act) else x
+    poses = [tuple(map(fixed, pose)) for pose in play.poses]
+    if control == "still":
+        return play._replace(poses=poses, touch=fixed(play.touch)), Timing(*map(fixed, time))
+    if control == "failed" and (index // len(ACTIONS) % 2 or play.held[0]):
+        _, time, play = draw_play(config, index, returned=True)
+    elif control == "failed":
+        above = np.maximum(play.touch, UP * (play.things[0].height + 0.03) - 9 * (1 - UP))  # only z is raised
+        play = play._replace(poses=poses, touch=above)
+    return play, time
 
 
 # %%
@@ -754,25 +820,29 @@ class Film(NamedTuple):
     opening: np.ndarray  # of the fingers (T,), radians
     paint: dict  # surface -> texture (64, 64, 3)
     time: Timing
+    crf: int  # strength of the compression
 
 
-def compose(config, index):
-    """Draw clip `index`, which depends on the seed, the index and the picture size alone."""
-    rng, time, play = draw_play(config.seed, index)
+def compose(config, index, control=None):
+    """Draw clip `index`, or a control of it; depends on the seed, the index, the picture size and the variety asked for."""
+    rng, time, play = draw_play(config, index)
     steps, first = len(time.act), play.things[0]
     corners = np.array([[-first.radius, -first.radius, 0], [first.radius, first.radius, 0], [0, 0, first.height]])
     ends = np.concatenate([where[[0, -1]] for where, *_ in play.poses])  # where things are first and last (N, 3)
     points = np.concatenate([*(ends[:, None] + corners), play.touch])
-    fovy, eye, gaze = draw_camera(rng, points, steps)
-    tip, turn = draw_arm(rng, play, time, gaze[0].apply(UP))
-    poses, joints = {"camera": (eye, gaze), "hand": (tip, turn)}, {}
-    for i, (thing, (where, rotvec, joint)) in enumerate(zip(play.things, play.poses)):
+    fovy, eye, gaze = draw_camera(rng, points, steps, config.cameras)
+    shown, shown_time = act_out(config, index, time, play, control)
+    poses, joints = {"camera": (eye, gaze), "hand": draw_arm(rng, shown, shown_time, gaze[0].apply(UP))}, {}
+    if (helping := second_hand(rng, shown, shown_time)) is not None:
+        poses["hand2"] = draw_arm(rng, helping, shown_time, gaze[0].apply(UP))
+    for i, (thing, (where, rotvec, joint)) in enumerate(zip(play.things, shown.poses)):
         poses[f"thing{i}"] = where, Rotation.from_rotvec(rotvec + np.zeros((steps, 3)))
         joints |= {f"joint{i}": joint + np.zeros(steps)} if thing.handle else {}
-    paint = {name: noise(rng) for name in SURFACES if rng.random() < 0.5}
+    paint = {name: noise(rng) for name in SURFACES if rng.random() < 0.5} if config.textures else {}
     paint["grain"] = 128 + noise(rng) // 2  # a light one, because it is multiplied with a thing's colour
-    opening = -0.5 * np.maximum(1 - time.reach, time.leave)
-    return Film(world(rng, play, points, fovy, config), poses, joints, opening, paint, time)
+    opening = -0.5 * np.maximum(1 - shown_time.reach, shown_time.leave)
+    xml = world(rng, play, points, fovy, config, "hand2" in poses)
+    return Film(xml, poses, joints, opening, paint, shown_time, int(rng.integers(20, 45)))
 
 
 # %% [markdown]
@@ -845,21 +915,24 @@ is an error, a larger number of clips is not.
 
 
 # %%
-def write_clip(config, index):
+def write_clip(config, index, control=None):
     """Render clip `index` and write it as VP9; one task of a worker process."""
-    write_video(clip_path(config, index), render(compose(config, index), config), FPS)
+    film = compose(config, index, control)
+    frames = render(film, config)[::-1 if control == "reversed" else 1]
+    write_video(clip_path(config, index, control), frames, FPS, film.crf)
 
 
-def clip_path(config, index):
-    """Where clip `index` lies."""
-    return Path(config.out) / "20bn-something-something-v2" / f"{clip_id(index)}.webm"
+def clip_path(config, index, control=None):
+    """Where clip `index` or a control of it lies."""
+    return Path(config.out) / "20bn-something-something-v2" / f"{clip_id(index, control)}.webm"
 
 
 def check_manifest(config):
     """Write the manifest of a new folder; raise UserError where one of other settings is."""
     if config.height % 2 or config.width % 2 or config.clips > 220_846:
         raise UserError("--height and --width must be even, as VP9 wants them, and --clips at most 220846")
-    settings = {name: getattr(config, name) for name in ("seed", "height", "width", "samples")} | {"version": VERSION}
+    names = ("seed", "height", "width", "samples", "controls", "textures", "cameras", "actions")
+    settings = {name: getattr(config, name) for name in names} | {"version": VERSION}
     digest = hashlib.sha1(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     path = Path(config.out) / "manifest.json"
     if not path.is_file():
@@ -879,14 +952,26 @@ A clip's split follows from its id, so that it stays in its split when more clip
 
 
 # %%
+def split_of(index):
+    """85% of the ids are for training, 10% for validation, 5% for testing, by a hash."""
+    share = int(hashlib.sha1(clip_id(index).encode()).hexdigest(), 16) % 100
+    return "train" if share < 85 else "validation" if share < 95 else "test"
+
+
+def list_controls(config):
+    """The (index, control) of all controls: of the first validation clips in which something happens."""
+    acted = (i for i in range(config.clips) if split_of(i) == "validation" and template_of(config, i)[0][:3] not in ("Pre", "Tou"))
+    return [(index, control) for index in islice(acted, config.controls) for control in CONTROLS]
+
+
 def write_labels(config):
-    """Write SSv2's four label files: 85% of the ids are for training, 10% for validation, 5% for testing, by a hash."""
+    """Write SSv2's four label files, and one of the same form for the controls."""
     splits = {"train": [], "validation": [], "test": []}
     for index in range(config.clips):
-        share = int(hashlib.sha1(clip_id(index).encode()).hexdigest(), 16) % 100
-        split = "train" if share < 85 else "validation" if share < 95 else "test"
-        hidden = {"id": clip_id(index)}
-        splits[split].append(hidden if split == "test" else entry(index, draw_play(config.seed, index)[-1]))
+        split = split_of(index)
+        splits[split].append({"id": clip_id(index)} if split == "test" else entry(config, index))
+    splits["controls"] = [entry(config, index) | {"id": clip_id(index, control), "control": control, "of": clip_id(index)}
+                          for index, control in list_controls(config)]
     templates = sorted({template.replace("[", "").replace("]", "") for template, _ in ACTIONS})
     for name, content in (splits | {"labels": {template: str(k) for k, template in enumerate(templates)}}).items():
         with write_whole(Path(config.out) / "labels" / f"{name}.json") as draft:
@@ -896,18 +981,19 @@ def write_labels(config):
 def make_clips(config):
     """Write every clip that is missing, and the labels."""
     check_manifest(config)
-    missing = [i for i in range(config.clips) if not clip_path(config, i).is_file()]
+    wanted = [(i, None) for i in range(config.clips)] + list_controls(config)
+    missing = [job for job in wanted if not clip_path(config, *job).is_file()]
     workers = config.workers or min(os.cpu_count(), len(missing) // 50)  # a process takes seconds to start
     if missing:
         pick_gl()
         os.environ.setdefault("LP_NUM_THREADS", "1")  # software OpenGL would start threads in every process
     if workers < 2 or not hasattr(sys.modules["__main__"], "__file__"):  # a notebook cannot send functions to processes
-        for i in tqdm(missing, "clips", disable=not missing):
-            write_clip(config, i)
+        for job in tqdm(missing, "clips", disable=not missing):
+            write_clip(config, *job)
     else:
         ears = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit deafness: Ctrl-C is for the parent
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-        jobs = [pool.submit(write_clip, config, i) for i in missing]
+        jobs = [pool.submit(write_clip, config, *job) for job in missing]
         signal.signal(signal.SIGINT, ears)
         try:
             for job in tqdm(as_completed(jobs), "clips", len(missing)):

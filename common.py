@@ -172,9 +172,9 @@ def read_clip(path, short_side=None):
     return np.stack(frames), fps  # (T, H, W, 3)
 
 
-def write_video(path, frames, fps):
-    """Write uint8 RGB frames (T, H, W, 3) as VP9 (.webm) or H.264 (.mp4). Height and width must be even."""
-    codec, options = ("libvpx-vp9", {"crf": "30", "b": "0", "deadline": "realtime", "cpu-used": "8"})
+def write_video(path, frames, fps, crf=30):
+    """Write uint8 RGB frames (T, H, W, 3) as VP9 (.webm; `crf` 0 to 63) or H.264 (.mp4). Height and width must be even."""
+    codec, options = ("libvpx-vp9", {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"})
     if Path(path).suffix == ".mp4":
         codec, options = "libx264", {"crf": "18"}
     with write_whole(path) as draft, av.open(str(draft), "w") as file:

@@ -60,7 +60,7 @@ def test_something_happens_and_only_the_hand_makes_it_happen(action):
     assert 24 <= len(frames) <= 60 and frames.shape[1:] == (48, 64, 3) and frames.dtype == np.uint8
     changed = (np.abs(frames.astype(int) - frames[0]) > 10).any(-1).mean((1, 2))  # (T,)
     assert changed.max() > 0.02, "hardly a pixel moves in this clip"
-    alone = data.render(on_tripod(film, hidden=("hand",)), config)
+    alone = data.render(on_tripod(film, hidden=("hand", "hand2")), config)
     same = (alone == alone[0]).all((1, 2, 3))
     assert same[film.time.act == 0].all(), "the thing moves before the hand touches it"
     assert same.all() == (action in UNTOUCHED)
@@ -95,6 +95,31 @@ def test_the_fingertips_are_at_the_thing_during_the_act():
             assert "Rolling" in template or gap.max() - gap.min() < 0.3
 
 
+@pytest.mark.parametrize("index", range(len(TEMPLATES) - 6, 2 * len(TEMPLATES), 7))
+def test_controls_share_the_world_and_differ_in_the_act(index):
+    config = small_config()
+    film, failed, still = (data.compose(config, index, control) for control in (None, "failed", "still"))
+    for other in (failed, still):
+        assert other.xml == film.xml and np.array_equal(other.poses["camera"][0], film.poses["camera"][0])
+        assert np.allclose(other.poses["thing0"][0][0], film.poses["thing0"][0][0], atol=1e-6)  # they begin alike
+    for name in ("hand", "thing0"):
+        assert np.ptp(still.poses[name][0], axis=0).max() == 0
+    for failed_path, path in ((failed.poses["thing0"][0], film.poses["thing0"][0]), *((failed.joints[j], film.joints[j]) for j in film.joints)):
+        assert np.allclose(failed_path[-1], failed_path[0], atol=1e-3), "a failed act leaves the thing where it was"
+    assert np.ptp(failed.poses["hand"][0], axis=0).max() > 0.03  # somebody tried
+
+
+def test_the_switches_of_variety():
+    plain = [data.compose(small_config(textures=False, cameras=False), i) for i in range(3)]
+    assert all(set(film.paint) == {"grain"} and np.ptp(film.poses["camera"][0], axis=0).max() == 0 for film in plain)
+    angles = [film.poses["camera"][1][0].as_rotvec() for film in plain]
+    assert np.allclose(angles[0], angles[1]) and np.allclose(angles[0], angles[2])
+    words = small_config(actions="Opening")
+    assert {data.entry(words, i)["template"] for i in range(9)} == {"Opening [something]"}
+    with pytest.raises(common.UserError, match="Juggling"):
+        data.entry(small_config(actions="Juggling"), 0)
+
+
 # ---- The folder ----------------------------------------------------------------------------------------------------
 
 
@@ -103,19 +128,24 @@ def test_layout_is_that_of_ssv2(tmp_path):
     data.check_manifest(config)
     videos = tmp_path / "20bn-something-something-v2"
     videos.mkdir()
-    for i in range(40):  # labels only: rendering is not under test here
-        data.clip_path(config, i).touch()
+    controls = data.list_controls(config)
+    for i, control in [(i, None) for i in range(40)] + controls:  # labels only: rendering is not under test here
+        data.clip_path(config, i, control).touch()
     data.make_clips(config)
-    files = {name: json.loads((tmp_path / "labels" / f"{name}.json").read_text()) for name in ("labels", "train", "validation", "test")}
-    ids = {name: [entry["id"] for entry in files[name]] for name in ("train", "validation", "test")}
-    assert sorted(sum(ids.values(), [])) == sorted(p.stem for p in videos.iterdir()) and len(set(sum(ids.values(), []))) == 40
+    files = {name: json.loads((tmp_path / "labels" / f"{name}.json").read_text()) for name in ("labels", "train", "validation", "test", "controls")}
+    ids = {name: [entry["id"] for entry in files[name]] for name in ("train", "validation", "test", "controls")}
+    assert len(controls) == len(ids["controls"]) > 3
+    assert sorted(sum(ids.values(), [])) == sorted(p.stem for p in videos.iterdir()) and len(set(sum(ids.values(), []))) == 40 + len(controls)
     assert all(set(e) == {"id", "label", "template", "placeholders"} for e in files["train"] + files["validation"])
     assert all(set(e) == {"id"} for e in files["test"])
     for entry in files["train"] + files["validation"]:
         assert entry["template"].replace("[", "").replace("]", "") in files["labels"] and entry["id"].isdecimal()
         assert len(entry["placeholders"]) == entry["template"].count("[") and "[" not in entry["label"]
         assert all(name in entry["label"] for name in entry["placeholders"])
-    for split in ("train", "validation"):
+    for entry in files["controls"]:
+        assert entry["control"] in ("failed", "still", "reversed") and entry["of"] in ids["validation"]
+        assert not entry["template"].startswith(("Pretending", "Touching"))
+    for split in ("train", "validation", "controls"):
         assert [p.stem for p in common.find_clips(tmp_path, split)] == ids[split] != []
     ids = [data.clip_id(i) for i in range(220_000)]
     assert len(set(ids)) == len(ids)
