@@ -11,6 +11,7 @@ look like, makes a stand-in for those who do not have them, and follows a clip f
 ```
 data/standin/20bn-something-something-v2/<id>.webm              VP9, 12 frames per second
 data/standin/labels/{labels,train,validation,test}.json         SSv2's own forms
+data/standin/labels/controls.json                               failed, still and reversed counterparts, for 04
 data/standin/manifest.json                                      the settings the clips were made with
 data/standin/figures/*.png                                      the pictures of this lecture
 ```
@@ -21,7 +22,8 @@ python 01_data.py --preset full          # 20,000 clips of 320 x 240: three hour
 python 01_data.py --clips 3000           # adds the missing ones to those that are there
 ```
 
-Stop it at any moment; the same command goes on. Clip number $i$ depends only on `--seed`, $i$ and the picture size.
+Stop it at any moment; the same command goes on. Clip number $i$ depends on `--seed`, $i$, the picture size and the
+variety asked for, and on nothing else.
 """
 
 # %%
@@ -1190,13 +1192,12 @@ r"""
 
 * SSv2 is a folder of short clips and four JSONs; HOLD reads the clips and the order of their frames, nothing else.
 * A stand-in needs hands that cause changes, in both directions, and much variety in everything else. It teaches *what
-  a change on a table looks like*; it cannot teach cloth, liquids, deformation, or the ways of two hands.
+  a change on a table looks like*; it cannot teach cloth, liquids, deformation, or why people do what they do.
 * Frames of one example share every random draw of the augmentation.
 
 **Exercises**
 
-1. In `ACTIONS`, leave only the line `("Opening [something]", partial(operate, makers=(drawer,)))`, make 800 clips
-   into another folder and train 03 on them. *Expect* a distance that orders opening drawers well and closing ones
+1. Make clips with `--actions Opening --out data/opening` and train 03 on them (`--data data/opening`). *Expect* a distance that orders opening drawers well and closing ones
    backwards.
 2. In `draw_timing`, let no hand leave (`stays = True`). *Expect* the distance to follow the hand, and to lose on
    frames where the hand is away.
