@@ -16,6 +16,7 @@ the reward, and soft actor-critic (SAC), and trains a policy from pixels.
 python 05_sac.py                               # about 6 minutes on two cores, 11 with clips and distance
 python 05_sac.py --task pushing
 python 05_sac.py --look                        # what does the distance say of good, failed and random tries?
+python 05_sac.py --look --no-figures --distances runs/*/distance.pt2 --tasks pushing faucet_right
 python 05_sac.py --benchmark                   # milliseconds per step, picture and reset
 python 05_sac.py --preset paper --task pushing # the paper's network, batch and steps
 ```
@@ -28,6 +29,7 @@ episode of four).
 import atexit
 import copy
 import importlib.util
+import json
 import math
 import os
 import re
@@ -47,10 +49,11 @@ from gymnasium.vector import AutoresetMode
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
-from common import (UserError, load_checkpoint, load_distance, parse_config, pick_device, pick_gl, plot_style, read_csv,
-                    run_script, save_checkpoint, write_csv, write_video, write_whole)
+from common import (UserError, load_checkpoint, load_distance, parse_config, pick_device, pick_gl, plot_style, read_clip,
+                    read_csv, run_script, save_checkpoint, write_csv, write_video, write_whole)
 
 # %%
 @dataclass
@@ -58,9 +61,11 @@ class Config:
     """SAC on a Sawyer task with the learned distance as reward. Without any flag: the main job, all the way."""
 
     task: Literal["pushing", "drawer_open", "close_drawer", "cup_forward", "faucet_right"] = "close_drawer"  # which
-    distance: str = "runs/hold_c/distance.pt2"  # distance file; "none" leaves the sparse reward alone
+    distance: str = "runs/hold_c/distance.pt2"  # distance file; "none": sparse reward alone; "oracle": the programmer's dense reward
+    goals: str = ""  # a film whose frame t is the goal at step t, as TCN wants; by default the task's goal pictures
     sparse_weight: float = 1.0  # weight of the environment's sparse reward; 0 learns from pictures alone
     scale: float = 0.0  # T; 0 computes it so that the start scores -1/3 (paper App. C)
+    scale_factor: float = 1.0  # multiplies the T that is computed (paper Fig. 6a)
     form: Literal["cumulative", "instantaneous", "printed", "potential"] = "cumulative"  # of the distance reward
     quality: Literal["fast", "faithful"] = "fast"  # fast draws no shadows and smooths no edges
     height: int = 48  # rows of the picture, width follows from the task; 0 takes the original's size
@@ -82,7 +87,10 @@ class Config:
     seed: int = 0  # of weights, exploration, batches and resets
     out: str = ""  # run folder; by default runs/sac/<task>-<reward>-seed<seed>
     device: str = "auto"  # cuda, mps or cpu
-    look: bool = False  # draw each distance file at hand along good, failed and random tries, and stop
+    look: bool = False  # score and draw distances along good, failed and random tries, and stop
+    distances: tuple[str, ...] = ()  # of --look: distance files; by default --distance and all in runs/*/
+    tasks: tuple[str, ...] = ()  # of --look; by default all five
+    figures: bool = True  # of --look; --no-figures writes scores.csv alone
     benchmark: bool = False  # time simulation and rendering, and stop
     plot: str = ""  # a pattern like "assets/close_drawer-*.csv": draw these curves into curves.png beside them, and stop
 
@@ -202,10 +210,11 @@ r"""
 * **Shadows** exist in the DVD scenes only, where one of three lights casts them.
 
 And two decide how long a picture takes without a GPU. Shadows and multisampling cost ten times more than everything
-else, so `quality="fast"` draws without them. Then the triangles are the cost: `simplify` hides bodies that no camera
-here ever sees (more than half of all triangles; picture unchanged), and merges corners of the big meshes that are
-less than 4 mm apart (half a grey level of 255 in the mean). Only the drawing changes: collisions use the convex
-hulls, which stay.
+else, so `quality="fast"` draws without them; DVD pictures change by 11 of 255 levels in the mean. Then corners are the
+cost, since the light is computed at each. `simplify` hides bodies that no camera here ever sees (more than half of all
+triangles; picture unchanged), merges corners of the big meshes that are less than 4 mm, half a pixel, apart, and
+builds rods and boxes of fewer pieces. The last two change at most .4 levels. Only the drawing changes: collisions use
+the convex hulls, which stay.
 """
 
 # %%
@@ -218,6 +227,8 @@ def simplify(model, unseen, cell=0.004):
         cell: corners of meshes of over 2,000 faces that share a cube of this side, in metres, become one.
     """
     model.mat_reflectance[:] = model.light_castshadow[:] = 0
+    pieces = model.vis.quality  # around and along a rod, and along a box's edge: MuJoCo takes 28, 16 and 4
+    pieces.numslices, pieces.numstacks, pieces.numquads = 12, 8, 1
     bodies = [model.body(i).name in unseen for i in model.geom_bodyid]
     model.geom_group[(model.geom_rgba[:, 3] == 0) | bodies] = 5  # a group that is not drawn
     for mesh in np.flatnonzero(model.mesh_facenum > 2000):
@@ -414,22 +425,29 @@ class GoalTask(Task):
     """A task with goal states: `goals` is a list, one per stage, of (hand position, {joint: position})."""
 
     def pose(self, hand, joints):
-        """Bring hand and objects to a goal state."""
+        """Bring hand and objects to a goal state. A hand of None stays where a reset puts it."""
         self.restore()
         mocap, fingers = np.array(hand), self.control(np.zeros(self.action_size))[1]
-        for _ in range(3):
+        for _ in range(0 if hand is None else 3):
             for _ in range(80):
                 self.follow(mocap, fingers, 5)
                 self.put(**joints)
             mujoco.mj_forward(self.model, self.data)
             mocap += np.array(hand) - self.hand  # the weld gives way a little
+        self.put(**joints)
+        mujoco.mj_forward(self.model, self.data)
 
-    def goal_images(self):
-        """Draw each stage's goal; the episode that runs is not disturbed. Returns a list of uint8 (H, W, 3)."""
+    def goal_images(self, hand=True, objects=True):
+        """Draw each stage's goal, or what is left of it if the hand or the objects stay at their start.
+
+        The episode that runs is not disturbed. Returns a list of uint8 (H, W, 3).
+        """
         running, images = (self.data, self._np_random), []
         self.data, self.np_random = mujoco.MjData(self.model), np.random.default_rng(0)
-        for hand, joints in self.goals:
-            self.pose(hand, joints)
+        self.restore()
+        start = {name: self.joint(name) for name in self.goals[-1][1]}
+        for place, joints in self.goals:
+            self.pose(place if hand else None, joints if objects else start)
             images.append(self.picture())
         self.data, self._np_random = running
         return images
@@ -521,7 +539,7 @@ angles; what speed the arm and the fingers had when the last episode ended, they
 class Pushing(GoalTask):
     """Push the cup onto the square. Numbers: authors' code (multiworld), unless said otherwise."""
 
-    scene, patches, unseen = PUSHING, PUSHING_ARM, ("right_l0", "head", "right_l1")
+    scene, patches, unseen = PUSHING, PUSHING_ARM, ("right_l0", "head", "right_l1", "right_l2")
     camera, mirror = {"azimuth": 270, "elevation": -60, "distance": 0.45, "lookat": (0, 0.85, 0.45)}, np.s_[:, ::-1]
     size, action_size, episode_length, substeps = (48, 48), 2, 100, 50
     metres_per_action, box, grip_quat = 0.02, ((-0.28, 0.3, 0.05), (0.28, 0.9, 0.3)), (1, 0, 1, 0)  # gripper down
@@ -829,8 +847,10 @@ for task in TASKS.values():
     gym.register(f"hold/{task.__name__}-v0", task, max_episode_steps=task.episode_length)
 
 
-def task_size(name, height):
+def task_size(name, height=0):
     """Size (height, width) of a task's picture with so many rows; 0 rows: the paper's size."""
+    if name not in TASKS:
+        raise UserError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
     rows, columns = TASKS[name].size
     return (height, round(height * columns / rows)) if height else (rows, columns)
 
@@ -845,8 +865,7 @@ def make_task(name, size=None, quality="fast", render_mode="rgb_array", authors=
         render_mode: "rgb_array" or None.
         authors: keep the one oddity that would make an episode depend on the one before (see Pushing).
     """
-    if name not in TASKS:
-        raise UserError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
+    task_size(name)  # refuses what it does not know
     task = TASKS[name](size, quality, render_mode, authors)
     return gym.wrappers.TimeLimit(gym.wrappers.OrderEnforcing(task), task.episode_length)
 
@@ -1131,8 +1150,7 @@ class GoalScorer:
         self.num_stages, self.threshold, self.hold_steps = 1 if time_indexed else len(self.goals), threshold, hold_steps
         self.stage, self.hits, self.time, self.previous_stage = np.zeros((4, batch), int)
         self.excess = np.zeros(batch)  # x(s)
-        history = getattr(distance, "history", 1)
-        self.frames = np.zeros((batch, history, *space.shape), np.uint8)  # (B, history, H, W, 3)
+        self.frames = np.zeros((batch, getattr(distance, "history", 1), *space.shape), np.uint8)  # (B, hist, H, W, 3)
         self.baseline = goal_baselines(distance, self.goals)  # (N,)
 
     @property
@@ -1181,8 +1199,8 @@ def scale_from_resets(scorer, reset):
     reset(int(np.random.SeedSequence().entropy % 2**31))  # or episodes without a seed would all be alike
     start, threshold = np.mean(starts), scorer.threshold
     if scorer.num_stages > 1 and threshold is not None and start < threshold:
-        raise UserError(f"by this distance the start ({start:.3g}) is below the threshold ({threshold:.3g}) at which the first "
-                        "stage ends; give a lower one, or threshold=None for T/10")
+        raise UserError(f"by this distance the start ({start:.3g}) is below the threshold ({threshold:.3g}) at which the "
+                        "first stage ends; give a lower one, or threshold=None for T/10")
     return suggest_scale(starts)
 
 
@@ -1302,7 +1320,7 @@ Training takes minutes or days; a look at the distance takes seconds, and tells 
 are recorded: the script's success, the same film backwards, a failed try (the hand goes where it is in the goal
 picture, without the object), and random play. A useful distance falls along success, rises along its reverse, and
 stays up on the failed try. The last is the hardest: where the failed try scores as well as success, the reward alone
-will teach the arm's pose, not the task.
+will teach the arm's pose, not the task. In a notebook, `look(Config())` does what `--look` does.
 """
 
 # %%
@@ -1340,6 +1358,14 @@ def recordings(name, size=None, quality="fast", seed=4):
     return tries, goals
 
 
+def alone(name, size=None, quality="fast"):
+    """Three pictures per stage, uint8 (stages, 3, H, W, 3): the start, with the goal's hand alone, its object alone."""
+    task = TASKS[name](size, quality)
+    pictures = [task.goal_images(hand, objects) for hand, objects in ((False, False), (True, False), (False, True))]
+    task.close()
+    return np.stack(pictures, 1)
+
+
 def distance_along(distance, frames, goals, stages):
     """d(s_t, g) - d(g, g) along a film (T, H, W, 3), to the goal of each frame's stage (T,): returns (T,)."""
     history = getattr(distance, "history", 1)
@@ -1351,9 +1377,17 @@ def distance_along(distance, frames, goals, stages):
 # %% [markdown]
 r"""
 Two tables sum it up. The **sanity table** is printed before every training run: $x$ and the reward at the start, at
-the goal, at the best frame of success, and under random play, with the $T$ that will be used. The **Spearman table**
-has, for each stage, the rank correlation of $-x$ with time along success: 1 means that every step forward looks
-closer. The pixel norm stands beside every learned distance, as the least one should beat.
+the goal, at the best frame of success, and under random play, with the $T$ that will be used. The **scores** compare
+distances: a row for each distance, task and stage, in `scores.csv`. The pixel norm stands beside every learned
+distance, as the least one should beat.
+
+| column | is | wanted |
+|---|---|---|
+| `spearman` | rank correlation of $-x$ with time along success | 1: every step forward looks closer |
+| `contrast` | $1 - \bar x / \bar x_\text{random}$, with the mean $\bar x$ of $\max(0, x)$ at success's last 3 frames | 1 |
+| `failed` | the same for the failed try's last 3 frames | far below `contrast` |
+| `hand_alone` | share of $\max(0, x)$ at the start that goes when the hand alone moves to its goal | above 0 |
+| `object_alone` | the same for the object alone; 0 in the drawer's first stage, which moves none | above 0 |
 """
 
 # %%
@@ -1372,31 +1406,38 @@ def sanity_table(name, distance, size=None, quality="fast", scale=None):
     return rows
 
 
-def spearman_table(tasks, distances):
-    """Spearman correlation of -x with time along scripted success: {(task, stage): {distance: value}}.
+def drop(far, near):
+    """By what share max(0, x) falls, in the mean, from some frames to others."""
+    far, near = (float(np.maximum(0, x).mean()) for x in (far, near))
+    return 1 - near / far if far > 0 else math.nan
+
+
+def score_tries(distance, tries, goals, pictures):
+    """Score one distance on one task: a list of dicts, one per stage.
 
     Args:
-        tasks: {name: (tries, goals)} of `recordings`.
-        distances: {name: callable}.
+        distance: callable.
+        tries, goals: of `recordings`.
+        pictures: of `alone`.
     """
-    table = {}
-    for task, (tries, goals) in tasks.items():
-        frames, _, stages = tries["success"]
-        for stage in np.unique(stages):
-            part = stages == stage
-            for name, distance in distances.items():
-                closeness = -distance_along(distance, frames, goals, stages)[part]
-                rank = spearmanr(closeness, np.arange(part.sum())).statistic
-                table.setdefault((task, int(stage)), {})[name] = float(rank)
-    return table
+    rows, stages = [], tries["success"][2]
+    for stage in np.unique(stages):
+        x = lambda frames: distance_along(distance, frames, goals, np.full(len(frames), stage))
+        success, random, failed = (x(tries[kind][0]) for kind in ("success", "random", "failed"))
+        success, (start, hand, thing) = success[stages == stage], (x(picture[None]) for picture in pictures[stage])
+        rows.append({"stage": int(stage) + 1,
+                     "spearman": float(spearmanr(-success, np.arange(len(success))).statistic),
+                     "contrast": drop(random, success[-3:]), "failed": drop(random, failed[-3:]),
+                     "hand_alone": drop(start, hand), "object_alone": drop(start, thing)})
+    return rows
 
 
 # %%
-def look_figure(name, tries, goals, distances):
-    """Film strips of the four tries, the goals, and x along each for every distance; returns the figure."""
+def look_figure(name, tries, goals, curves):
+    """Film strips of the four tries, the goals, and `curves`, {distance: {try: x along it}}; returns the figure."""
     plot_style()
     figure = plt.figure(figsize=(11, 1.1 * len(tries) + 2.8))
-    strips, curves = figure.subfigures(2, 1, height_ratios=(1.1 * len(tries), 2.8))
+    strips, below = figure.subfigures(2, 1, height_ratios=(1.1 * len(tries), 2.8))
     for row, (kind, (frames, _, _)) in zip(strips.subplots(len(tries), 8 + len(goals)), tries.items()):
         pictures = [*goals, *frames[np.linspace(0, len(frames) - 1, 8).astype(int)]]
         titles = [*(f"goal {i + 1}" for i in range(len(goals))), kind, *7 * [""]]
@@ -1404,11 +1445,11 @@ def look_figure(name, tries, goals, distances):
             axis.imshow(picture)
             axis.set_title(title, loc="left")
             axis.set_axis_off()
-    for axis, (label, distance) in zip(curves.subplots(1, len(distances), squeeze=False).flat, distances.items()):
-        for kind, (frames, _, stages) in tries.items():
-            axis.plot(distance_along(distance, frames, goals, stages), label=kind)
+    for axis, (label, along) in zip(below.subplots(1, len(curves), squeeze=False).flat, curves.items()):
+        for kind, values in along.items():
+            axis.plot(values, label=kind)
         axis.set(title=label, xlabel="step", ylabel="d(s, g) - d(g, g)", ylim=(0, None))
-        axis.legend(loc="lower left")
+        axis.legend()
     figure.suptitle(name.replace("_", " "))
     return figure
 
@@ -1433,32 +1474,47 @@ def film_with_curve(frames, values, label, side=288):
 
 
 # %%
-def distances_at_hand(*paths):
-    """{name: distance}: the pixels, the given distance files, and all below `runs/`."""
-    found = [path for path in paths if Path(path).is_file()] + sorted(map(str, Path("runs").glob("*/distance.pt2")))
-    return {"pixels": pixel_distance} | {Path(path).parent.name: load_distance(path) for path in dict.fromkeys(found)}
+def distances_at_hand(config):
+    """Load one distance after the other: yields (path, distance), the pixels first."""
+    yield "pixels", pixel_distance
+    found = [config.distance] * Path(config.distance).is_file() + sorted(map(str, Path("runs").glob("*/distance.pt2")))
+    for path in tqdm(config.distances or dict.fromkeys(found), "distances"):
+        yield path, load_distance(path, pick_device(config.device))
 
 
-def look(config, names=tuple(TASKS)):
-    """Draw every distance at hand along the four tries of each task, and write PNG and MP4 files; returns the table."""
-    distances, folder, tasks = distances_at_hand(config.distance), Path("runs/look"), {}
-    for name in names:
-        tasks[name] = tries, goals = recordings(name, task_size(name, config.height), config.quality)
-        figure = look_figure(name, tries, goals, distances)
-        with write_whole(folder / f"{name}.png") as draft:
-            figure.savefig(draft)
-        plt.close(figure)
-        label, distance = list(distances.items())[-1]
-        curve = distance_along(distance, tries["success"][0], goals, tries["success"][2])
-        film = film_with_curve(tries["success"][0], curve, f"{label}: d(s, g) - d(g, g)")
-        write_video(folder / f"{name}.mp4", film, fps=10)
-    table = spearman_table(tasks, distances)
-    print(f"pictures in {folder}\nSpearman correlation of -d with time along success")
-    print(f"{'':22}" + "".join(f"{label:>14}" for label in distances))
-    for (task, stage), row in table.items():
-        stage = f", stage {stage + 1}" if (task, 1) in table else ""
-        print(f"{task + stage:22}" + "".join(f"{value:14.2f}" for value in row.values()))
-    return table
+def look(config):
+    """Score distances on tasks, write scores.csv, and draw them; returns the rows."""
+    tasks, rows, curves, folder = {}, [], defaultdict(dict), Path(config.out or "runs/look")
+    for task in tqdm(config.tasks or TASKS, "tries"):
+        how = task, task_size(task, config.height), config.quality
+        tasks[task] = *recordings(*how), alone(*how)
+    for path, distance in distances_at_hand(config):
+        name = distance.meta["name"] if path != "pixels" else path
+        for task, (tries, goals, pictures) in tasks.items():
+            scores = score_tries(distance, tries, goals, pictures)
+            rows += [{"distance": path, "name": name, "task": task, **score} for score in scores]
+            for kind, (frames, _, stages) in tries.items() if config.figures else ():
+                curves[task].setdefault(path, {})[kind] = distance_along(distance, frames, goals, stages)
+    write_csv(folder / "scores.csv", rows)
+    for task in curves:
+        draw_look(folder / task, task, *tasks[task][:2], curves[task])
+    wide, columns = max(len(row["distance"]) for row in rows), list(rows[0])[4:]
+    print(f"in {folder}:\n{'distance':{wide}}  {'task':13}stage" + "".join(f"{column:>13}" for column in columns))
+    for path, _, task, stage, *scores in map(dict.values, rows):
+        print(f"{path:{wide}}  {task:13}{stage:5}" + "".join(f"{score:13.2f}" for score in scores))
+    return rows
+
+
+def draw_look(path, task, tries, goals, curves):
+    """Write the figure (.png) and the film (.mp4) of one task; the film has the curve of the last distance."""
+    figure = look_figure(task, tries, goals, curves)
+    with write_whole(path.with_suffix(".png")) as draft:
+        figure.savefig(draft)
+    plt.close(figure)
+    label, along = list(curves.items())[-1]
+    film = film_with_curve(tries["success"][0], along["success"], f"{label}: d(s, g) - d(g, g)")
+    write_video(path.with_suffix(".mp4"), film, fps=10)
+
 
 # %% [markdown]
 r"""
@@ -1976,24 +2032,50 @@ command, and that one starts `01_data.py` where the clips are missing.
 """
 
 # %%
-def make_env(config):
-    """The task under the learned reward. A missing distance file is made first. Returns (env, distance or None)."""
+class OracleReward(gym.Wrapper):
+    """Pay what a programmer with access to the state would pay (the upper bound of paper Fig. 4)."""
+
+    def step(self, action):
+        """Step; the environment's own reward is kept in `info`."""
+        picture, sparse, terminated, truncated, info = self.env.step(action)
+        return picture, info["oracle_reward"], terminated, truncated, {**info, "reward_sparse": float(sparse)}
+
+
+def make_goals(config, task):
+    """The goals of a run: the task's own pictures, or the frames of a film in their size; (N, H, W, 3)."""
+    if not config.goals:
+        return task.goal_images()
+    frames = torch.from_numpy(read_clip(config.goals)[0]).permute(0, 3, 1, 2)  # (N, 3, h, w)
+    return list(TF.resize(frames, list(task.size)).permute(0, 2, 3, 1).numpy())
+
+
+# %%
+def make_env(config, twin=None):
+    """The task under the learned reward. Returns (env, distance or None).
+
+    A missing distance file is made first. `twin`, made by this function before, lends its distance, goals and T.
+    """
     env = make_task(config.task, task_size(config.task, config.height), config.quality)
-    if config.distance == "none":
-        return env, None
-    if not Path(config.distance).exists():
-        print(f"there is no {config.distance}, so it is made first", flush=True)
-        run_script("03_hold_c.py", "--out", Path(config.distance).parent)
-    distance = load_distance(config.distance, pick_device(config.device))
-    goals = env.unwrapped.goal_images()
-    env = GoalReward(env, distance, goals, config.scale or None, config.sparse_weight, config.form, threshold=None,
-                     gamma=config.gamma, goal_in_observation=len(goals) > 1)
+    if config.distance in ("none", "oracle"):
+        return OracleReward(env) if config.distance == "oracle" else env, None
+    if twin:
+        distance, goals, scale = twin.scorer.distance, twin.scorer.goals, twin.scorer.scale / config.scale_factor
+    else:
+        if not Path(config.distance).exists():
+            print(f"there is no {config.distance}, so it is made first", flush=True)
+            run_script("03_hold_c.py", "--out", Path(config.distance).parent)
+        distance = load_distance(config.distance, pick_device(config.device))
+        goals, scale = make_goals(config, env.unwrapped), config.scale or None
+    film = bool(config.goals)
+    env = GoalReward(env, distance, goals, scale, config.sparse_weight, config.form, threshold=None,
+                     gamma=config.gamma, time_indexed=film, goal_in_observation=len(goals) > 1 and not film)
+    env.scorer.scale *= config.scale_factor
     return env, distance
 
 
 def default_out(config):
     """The run folder where none is given."""
-    reward = "sparse" if config.distance == "none" else Path(config.distance).parent.name
+    reward = {"none": "sparse", "oracle": "oracle"}.get(config.distance, Path(config.distance).parent.name)
     reward += "-only" if config.sparse_weight == 0 else ""
     return config.out or f"runs/sac/{config.task}-{reward}-seed{config.seed}"
 
@@ -2001,13 +2083,17 @@ def default_out(config):
 def learn(config):
     """The main job: make the environments, print the sanity table, and train from the checkpoint on. Returns what there is."""
     env, distance = make_env(config)
-    eval_env, _ = make_env(config)
+    eval_env, _ = make_env(config, twin=env)
     if distance is not None:
         sanity_table(config.task, distance, env.unwrapped.size, config.quality, env.scorer.scale)
     run = Run(config, env.observation_space.shape, env.action_space.shape[0], pick_device(config.device))
     if run.path.exists():
         run.load()
         print(f"going on from step {run.step} of {config.steps}")
+    settings = asdict(config) | {"scale": env.scorer.scale if distance else None, "device": str(pick_device(config.device)),
+                                 "cores": os.cpu_count(), "torch": torch.__version__}
+    with write_whole(Path(config.out) / "run.json") as draft:
+        draft.write_text(json.dumps(settings, indent=1))
     train(run, env, eval_env)
     return run, eval_env, distance
 
@@ -2016,7 +2102,6 @@ def learn(config):
 if __name__ == "__main__":
     plot_style()
     config = parse_config(Config)
-    config.out = default_out(config)
     if config.look:
         look(config)
     elif config.benchmark:
@@ -2024,6 +2109,7 @@ if __name__ == "__main__":
     elif config.plot:
         draw_curves(config.plot)
     else:
+        config.out = default_out(config)
         run, eval_env, distance = learn(config)
 
 # %%

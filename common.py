@@ -22,11 +22,14 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".gif")
+MAX_FRAMES = 1000  # of a clip; a longer video shows many actions, and would fill the memory
+CACHE_GB = 8  # room on disk for the decoded clips of one split
 
 
 class UserError(ValueError):
@@ -146,30 +149,58 @@ def load_checkpoint(path):
 # ---- Video ---------------------------------------------------------------------------------------------------------
 
 
-def read_clip(path, short_side=None):
-    """Decode a video file.
-
-    Args:
-        path: any container FFmpeg knows (webm, mp4, ...); only the first video stream is read.
-        short_side: resize to this many pixels on the short side while decoding, so that memory stays small.
-    Returns:
-        (frames, fps): uint8 RGB (T, H, W, 3) and the file's own average frame rate.
-    Raises:
-        UserError: the file cannot be opened or holds no frame.
-    """
+@contextlib.contextmanager
+def _video(path):
+    """Open the first video track of a file; whatever is wrong with the file becomes one line that names it."""
     try:
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
             stream.thread_type = "AUTO"
-            fps = float(stream.average_rate or 0)
-            scale = short_side / min(stream.width, stream.height) if short_side else 1
-            size = {"width": round(stream.width * scale), "height": round(stream.height * scale)} if short_side else {}
-            frames = [f.to_ndarray(format="rgb24", interpolation="AREA", **size) for f in file.decode(stream)]
-    except (av.FFmpegError, IndexError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable video ({type(error).__name__}); replace or remove it") from error
-    if not frames:
+            yield file, stream
+    except IndexError as error:
+        raise UserError(f"{path} has no video track; replace or remove it") from error
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path} is not a readable video ({error.strerror}); replace or remove it") from error
+
+
+def _check_times(path, file, stream, times):
+    """Average frame rate of frames shown at `times`, in ticks. Raises UserError for files that are empty, long or cut."""
+    if not times:
         raise UserError(f"{path} holds no frames; replace or remove it")
-    return np.stack(frames), fps  # (T, H, W, 3)
+    if len(times) > MAX_FRAMES:
+        raise UserError(f"{path} has more than {MAX_FRAMES} frames; cut it into clips that show one action each")
+    span, header = float((max(times) - min(times)) * stream.time_base), float(stream.average_rate or 0)
+    mean = (len(times) - 1) / span if span else header
+    fps = header if abs(header - mean) <= 0.02 * mean else mean  # files round times; a variable rate has a mean only
+    promised = float(stream.duration * stream.time_base) if stream.duration else (file.duration or 0) / av.time_base
+    if span and span + 1 / fps < 0.9 * promised:
+        raise UserError(f"{path} is cut short, after {span:.1f} of {promised:.1f} seconds; replace or remove it")
+    return fps
+
+
+def read_clip(path, short_side=None):
+    """Decode a video file, upright, as phones show it.
+
+    Args:
+        path: any container FFmpeg knows (webm, mp4, ...); only the first video track is read.
+        short_side: resize to this many pixels on the short side while decoding, so that memory stays small.
+    Returns:
+        (frames, fps): uint8 RGB (T, H, W, 3) and the file's own average frame rate.
+    Raises:
+        UserError: the file cannot be opened, is cut short, or holds no frame or more than MAX_FRAMES.
+    """
+    frames, times, painter = [], [], VideoReformatter()  # one for all frames is twice as fast as to_ndarray's own
+    with _video(path) as (file, stream):
+        for frame in file.decode(stream):
+            if not frames:  # a later change of size within a file is resized to the first one
+                scale = short_side / min(frame.width, frame.height) if short_side else 1
+                size, turns = (round(frame.width * scale), round(frame.height * scale)), frame.rotation // 90
+            frames.append(painter.reformat(frame, *size, "rgb24", interpolation="AREA").to_ndarray())
+            times.append(frame.pts or 0)
+            if len(frames) > MAX_FRAMES:
+                break
+        fps = _check_times(path, file, stream, times)
+    return np.ascontiguousarray(np.rot90(np.stack(frames), turns, (1, 2))), fps  # (T, H, W, 3)
 
 
 def write_video(path, frames, fps, crf=30):
@@ -185,66 +216,152 @@ def write_video(path, frames, fps, crf=30):
         file.mux(stream.encode())
 
 
-def find_clips(folder, split):
-    """List the clips of one split: by the label JSONs where there are any, else one video in ten is for validation.
+def probe_clip(path):
+    """Decode the first frame and count the others by their packets, many times faster than reading the clip.
+
+    Returns (frames, height, width, fps). Raises UserError for what `read_clip` refuses, and for a single frame.
+    """
+    with _video(path) as (file, stream):
+        times, shown, stream.thread_type = [], [], "NONE"  # frames in several threads would come packets later
+        for packet in file.demux(stream):
+            times += [packet.dts if packet.pts is None else packet.pts or 0] if packet.size else []
+            shown = shown or packet.decode()
+            if len(times) > MAX_FRAMES:
+                break
+        fps = _check_times(path, file, stream, times if shown else [])
+    if len(times) < 2:
+        raise UserError(f"{path} has a single frame; replace or remove it")
+    return len(times), shown[0].height, shown[0].width, fps
+
+
+def find_labels(folder, split):
+    """The JSON of a split, under the names and in the places that SSv2 is unpacked to; None where there is none."""
+    names = (f"{split}.json", f"something-something-v2-{split}.json")
+    found = (p for name in names for place in ("", "*/", "*/labels/") for p in sorted(Path(folder).glob(place + name)))
+    return next(found, None)
+
+
+def read_labels(path):
+    """The entries of a split's JSON, a list of dicts, each with an `id`. Raises UserError where it is none."""
+    try:
+        return [entry | {"id": str(entry["id"])} for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is broken JSON ({error}); get or make it again") from error
+
+
+def find_clips(folder, split, missing=None):
+    """List the clips of one split: by the label JSONs where there are any, else one video in ten is held out, at least one.
 
     Args:
-        folder: SSv2's layout (`<id>.webm` anywhere below, label JSONs beside or in `labels/`), or any folder of videos.
-        split: "train" or "validation".
+        folder: SSv2's layout (`<id>.webm` anywhere below, JSONs beside or in `labels/`), or any folder of videos.
+        split: "train" or "validation", or another for which there is a JSON ("test", "controls").
+        missing: a list, which takes `<folder>/<id>.webm` for each id of the JSON that has no video.
     Raises:
-        UserError: no video below the folder, or broken label files.
+        UserError: no video below the folder, no such split, or a broken JSON.
     """
-    videos = {p.stem: p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.name[0] != "."}
+    folder, labels = Path(folder), find_labels(folder, split)
+    videos = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*"))
+              if p.suffix.lower() in VIDEO_SUFFIXES and p.name[0] != "." and p.is_file()}
     if not videos:
         raise UserError(f"there is no video in {folder}; make the stand-in clips with: python 01_data.py --out {folder}")
-    for name in (f"labels/{split}.json", f"something-something-v2-{split}.json", f"labels/something-something-v2-{split}.json"):
-        if (Path(folder) / name).is_file():
-            try:
-                ids = [entry["id"] for entry in json.loads((Path(folder) / name).read_text())]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{Path(folder) / name} is broken JSON; get or make it again") from error
-            return [videos[i] for i in ids if i in videos]
-    held_out = {s for s in videos if int(hashlib.sha1(s.encode()).hexdigest(), 16) % 10 == 0}
-    return [p for s, p in videos.items() if (s in held_out) == (split == "validation")]
+    if labels:
+        by_id = {p.stem: p for name, p in reversed(videos.items()) if not name.startswith("demonstrations/")}
+        ids = [entry["id"] for entry in read_labels(labels)]
+        if missing is not None:
+            missing += [folder / f"{i}.webm" for i in ids if i not in by_id]
+        return [by_id[i] for i in ids if i in by_id]
+    if split not in ("train", "validation") or any(find_labels(folder, s) for s in ("train", "validation", "test")):
+        raise UserError(f"there is no {split}.json in {folder} or {folder}/labels; put it beside the other label files")
+    rank = {name: int(hashlib.sha1(name.encode()).hexdigest(), 16) for name in videos}
+    held_out = {name for name in videos if rank[name] % 10 == 0} or {min(videos, key=rank.get)}
+    return [p for name, p in videos.items() if (name in held_out) == (split == "validation")]
+
+
+def survey(folder, paths, limit=0):
+    """Probe each file once and remember what was seen, in `<folder>/.clips.json`, for as long as the file is the same.
+
+    Stops after `limit` clips that can be used. Returns {path: facts}: `key` (a hash of name, size and time of the last
+    change) and either `frames`, `height`, `width` and `fps`, or `fault`, the reason why the clip cannot be used.
+    """
+    index, known, seen, usable = Path(folder) / ".clips.json", {}, {}, 0
+    with contextlib.suppress(OSError, ValueError):
+        known = dict(json.loads(index.read_text()))
+
+    def look(path):
+        stat, name = path.stat(), path.relative_to(folder).as_posix()
+        key, old = hashlib.sha1(f"{name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:20], known.get(name, {})
+        if old.get("key") == key:
+            return old
+        for stale in Path(folder).glob(f".cache-*/{old['key']}.npy") if old else ():
+            stale.unlink(missing_ok=True)
+        try:
+            facts = dict(zip(("frames", "height", "width", "fps"), probe_clip(path)))
+        except UserError as error:
+            facts = {"fault": str(error).removeprefix(f"{path} ")}
+        known[name] = {"key": key, **facts}
+        return known[name]
+
+    before, pool = known.copy(), ThreadPoolExecutor(os.cpu_count())  # FFmpeg works outside the GIL
+    try:
+        for path, facts in zip(paths, tqdm(pool.map(look, paths), "looking at clips", len(paths), delay=2)):
+            seen[path], usable = facts, usable + ("fault" not in facts)
+            if limit and usable == limit:
+                break
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if known != before:
+            with contextlib.suppress(UserError, OSError), write_whole(index) as draft:  # a folder may be for reading only
+                draft.write_text(json.dumps(known))
+    return seen
 
 
 class ClipSet(torch.utils.data.Dataset):
-    """The clips of one split. Item i is (frames uint8 (T, H, W, 3), fps), resized while decoding.
+    """The clips of one split that can be used. Item i is (frames uint8 (T, H, W, 3), fps), resized while decoding.
 
-    With `cache` every clip is decoded once, in threads, and kept in memory; clips that cannot be read or have a single
-    frame are left out, and `bad` holds their reasons. Without, a clip is decoded when asked for, a bad one replaced by the next.
+    Files that cannot be used are left out from the start; `bad` says why. With `cache`, a clip that was decoded once is
+    kept in `<folder>/.cache-<short_side>/`, as long as there is room in CACHE_GB, and from then on mapped into memory: all
+    processes share it, and it is made anew when its video changes.
     """
 
     def __init__(self, folder, split, short_side, limit=0, cache=True):
-        self.paths, self.short_side, self.cache, self.bad = find_clips(folder, split)[: limit or None], short_side, [], []
-        if cache:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # FFmpeg decodes outside the GIL
-                self.cache = [c for c in tqdm(pool.map(self._read, self.paths), f"reading {split}", len(self.paths)) if c]
-            self.paths = self.paths[: len(self.cache)]
-            if self.bad:
-                print(f"left out {len(self.bad)} clips, the first because {self.bad[0]}")
-        if not self.paths:
+        self.short_side, missing = short_side, []
+        seen = survey(folder, find_clips(folder, split, missing), limit)
+        self.bad = [f"{path} is missing, and listed for {split}" for path in missing]
+        self.bad += [f"{path} {facts['fault']}" for path, facts in seen.items() if "fault" in facts]
+        if self.bad:
+            print(f"left out {len(self.bad)} clips, the first because {self.bad[0]}")
+        good = {path: facts for path, facts in seen.items() if "fault" not in facts}
+        if not good:
             raise UserError(f"no usable clip of split {split} in {folder}" + "".join(f"; {reason}" for reason in self.bad[:1]))
-
-    def _read(self, path):
-        try:
-            frames, fps = read_clip(path, self.short_side)
-            if len(frames) > 1:
-                return frames, fps
-            self.bad.append(f"{path} has a single frame")
-        except UserError as error:
-            self.bad.append(str(error))
+        self.paths, self.fps = list(good), [facts["fps"] for facts in good.values()]
+        shapes = np.array([(f["frames"], f["height"], f["width"]) for f in good.values()])  # (N, 3)
+        size = 3 * shapes[:, 0] * short_side**2 * shapes[:, 1:].max(1) / shapes[:, 1:].min(1)  # bytes (N,)
+        self.fits = np.cumsum(size) <= CACHE_GB * 1e9 * cache  # which clips have room, the same in all processes
+        self.files = [Path(folder) / f".cache-{short_side}" / f"{facts['key']}.npy" for facts in good.values()]
 
     def __len__(self):
         return len(self.paths)
 
+    def _read(self, i):
+        if self.fits[i]:
+            with contextlib.suppress(OSError, ValueError, EOFError):
+                return np.load(self.files[i], mmap_mode="c"), self.fps[i]
+        frames, _ = read_clip(self.paths[i], self.short_side)
+        if self.fits[i]:
+            with contextlib.suppress(UserError, OSError), write_whole(self.files[i]) as draft:
+                np.save(draft, frames)
+        return frames, self.fps[i]
+
     def __getitem__(self, index):
-        if self.cache:
-            return self.cache[index]
-        for path in self.paths[index:] + self.paths[:index]:
-            if clip := self._read(path):
-                return clip
-        raise UserError(f"none of {len(self.paths)} clips can be read; {self.bad[0]}")
+        first = range(len(self))[index]
+        for i in range(first, first + min(len(self), 100)):
+            try:
+                return self._read(i % len(self))
+            except UserError as error:  # its first frame was well; the next clip takes its place
+                if str(error) not in self.bad:
+                    print(f"left out: {error}")
+                    self.bad.append(str(error))
+        raise UserError(f"100 clips in a row cannot be read, the last because {self.bad[-1]}")
 
 
 # ---- The distance file ---------------------------------------------------------------------------------------------
@@ -282,13 +399,13 @@ class _Program(nn.Module):
         return self.network(torch.stack(views, 1)).reshape(-1)  # (B, history + 1, 3, size, size) -> (B,)
 
 
-def save_distance(path, network, meta, preprocess):
+def save_distance(path, network, meta, preprocess=None):
     """Export a network as a distance file (`torch.export` program, preprocessing inside, metadata in `extra_files`).
 
     Args:
         network: kind `embedding`: (B, 3, S, S) -> (B, E). Kind `pairwise`: (B, history + 1, 3, S, S), goal last, -> (B,).
         meta: JSON-able dict; `kind`, `history` and `name` are required.
-        preprocess: a `Preprocess`.
+        preprocess: a `Preprocess`; None where the network takes uint8 frames (B, [history,] H, W, 3) [and goals] itself.
     """
     free = {"min": 2, "max": 1 << 14}
     batch, sides = torch.export.Dim("batch", max=1 << 16), [torch.export.Dim(name, **free) for name in ("h", "w", "goal_h", "goal_w")]
@@ -296,7 +413,8 @@ def save_distance(path, network, meta, preprocess):
     if meta["kind"] == "pairwise":
         example = (example[0][:, None].repeat(1, meta["history"], 1, 1, 1), example[0])
         shapes = ({0: batch, 2: sides[0], 3: sides[1]}, {0: batch, 1: sides[2], 2: sides[3]})
-    program = _Program(network, preprocess, meta["kind"]).cpu().eval().to(memory_format=torch.contiguous_format)
+    program = _Program(network, preprocess, meta["kind"]).eval() if preprocess else network
+    program = program.cpu().to(memory_format=torch.contiguous_format)
     exported = torch.export.export(program, example, dynamic_shapes=shapes)
     with write_whole(path) as draft:
         torch.export.save(exported, draft, extra_files={"meta.json": json.dumps(meta)})

@@ -1,4 +1,4 @@
-"""03_hold_c.py: the loss against an independent triple loop and hand-made cases, windows, resuming."""
+"""03_hold_c.py: the loss against an independent triple loop, windows, options, parts, resuming, others' weights."""
 
 import math
 
@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import common
+from conftest import run
+from test_hold_r import flax_bytes, released, resnet_by_numpy, resnet_tree
 
 
 def loss_by_loops(f, time, sequence, pos_radius, neg_radius, margin):
@@ -24,7 +26,8 @@ def loss_by_loops(f, time, sequence, pos_radius, neg_radius, margin):
     return total, count
 
 
-@pytest.mark.parametrize("length, radii, loops", [(32, (2, 4), 1), (32, (2, 4), 3), (12, (1, 2), 2), (5, (2, 4), 1), (3, (1, 9), 1)])
+@pytest.mark.parametrize("length, radii, loops", [(32, (2, 4), 1), (32, (2, 4), 3), (12, (1, 2), 2), (5, (2, 4), 1),
+                                                  (3, (1, 9), 1)])
 def test_loss_equals_the_triple_loop(hold_c, rng, length, radii, loops):
     f = rng.normal(0, 0.3, (4, length, 8))
     f[1] = np.round(8 * f[1]) / 8  # many ties, and exact in binary, so that both sums see the same ones
@@ -139,6 +142,7 @@ def test_training_stopped_and_resumed_equals_training_in_one_go(hold_c, tmp_path
     assert states[0]["step"] == states[1]["step"] == 4
     assert all(torch.equal(states[0]["network"][k], states[1]["network"][k]) for k in states[0]["network"])
     assert [r["loss"] for r in states[0]["log"]] == [r["loss"] for r in states[1]["log"]]
+    assert states[0]["curves"] == states[1]["curves"] and (halves.parent / "strip.png").stat().st_size > 5000
     with pytest.raises(common.UserError, match="another margin"):
         hold_c.train(small(hold_c, tmp_path, margin=0.5))
 
@@ -157,7 +161,8 @@ def test_training_moves_the_weights_and_the_file_holds_the_best(hold_c, tmp_path
         f = network(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1)
     d = common.load_distance(path)
     np.testing.assert_allclose(d(frames[1:], frames[0]), (f[1:] - f[0]).norm(dim=1), atol=1e-4)
-    assert d.meta["validation"]["spearman"] == max(r["spearman"] for r in state["log"]) and d.meta["suggested_scale"] > 0
+    assert d.meta["validation"]["spearman"] == max(r["spearman"] for r in state["log"])
+    assert d.meta["suggested_scale"] > 0
 
 
 def test_a_loss_that_is_not_finite_stops(hold_c, tmp_path):
@@ -165,10 +170,184 @@ def test_a_loss_that_is_not_finite_stops(hold_c, tmp_path):
     network.weight.data.fill_(math.nan)
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), network)
     batch = torch.zeros(1, 8, 3, 4, 4, dtype=torch.uint8), torch.arange(8)[None], torch.zeros(1, 8)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
     with pytest.raises(common.UserError, match="not finite"):
-        hold_c.training_step(model, torch.optim.Adam(model.parameters()), batch, hold_c.Config())
+        hold_c.training_step(model, torch.optim.Adam(model.parameters()), scaler, [batch], hold_c.Config())
+
+
+def test_weights_that_are_not_finite_do_not_pass_validation(hold_c):
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) * math.nan
+
+    with pytest.raises(common.UserError, match="not finite"):
+        hold_c.validate(Broken(), common.Preprocess(8), numbered_clips((20,), 12.0), "cpu")
 
 
 def test_unknown_networks_get_one_line(hold_c):
     with pytest.raises(common.UserError, match="resnet99"):
         hold_c.make_network("resnet99", 1.0, 32)
+
+
+# ---- Options ---------------------------------------------------------------------------------------------------------
+
+
+def numbered_clips(lengths, fps):
+    """Clips whose pixels hold the frame's number."""
+    return [(np.arange(L, dtype=np.uint8).repeat(8 * 8 * 3).reshape(L, 8, 8, 3), fps) for L in lengths]
+
+
+def test_windows_in_seconds_follow_the_rate_of_each_clip(hold_c, monkeypatch):
+    """At 30 frames per second 0.2 s are 6 frames and 0.4 s are 12, at 10 they are 2 and 4 - as the released radii."""
+    monkeypatch.setattr(hold_c, "augment", lambda clip, *_: clip)
+    torch.manual_seed(0)
+    for fps, radii in ((30.0, (6, 12)), (10.0, (2, 4))):
+        config = hold_c.Config(size=8, clips_per_batch=1, window_seconds=0.2)
+        frames, timesteps, sequences = hold_c.Batches(numbered_clips((40,), fps), config)[0]
+        f = torch.randn(1, 32, 4)
+        loss, count = hold_c.window_loss(f, timesteps, sequences, config)
+        expected = loss_by_loops(f[0].double().tolist(), frames[0, :, 0, 0, 0].tolist(), [0] * 32, *radii, 0.2)
+        assert (loss.item(), int(count)) == (pytest.approx(expected[0], rel=1e-4), expected[1])
+
+
+def test_reversed_clips_are_the_same_window_backwards(hold_c, monkeypatch):
+    monkeypatch.setattr(hold_c, "augment", lambda clip, *_: clip)
+    for k in range(20):
+        frames, timesteps, _ = hold_c.Batches(numbered_clips((12, 40, 50), 12.0), hold_c.Config(size=8, reverse=1.0))[k]
+        shown = frames[:, :, 0, 0, 0].int()
+        within = timesteps.diff() == 1
+        assert (shown.diff()[within] == -1).all() and (timesteps.diff()[~within] < 0).all()
+    batches = hold_c.Batches(numbered_clips((40,), 12.0), hold_c.Config(size=8, reverse=0.5))
+    halves = [batches[k][0][0, :2, 0, 0, 0] for k in range(60)]
+    assert 15 < sum(int(a) > int(b) for a, b in halves) < 45
+
+
+def test_vip_by_loops(hold_c, rng):
+    """The objective one neighbour at a time; the second clip is looped, and its second pass does not count."""
+    f = rng.normal(size=(2, 8, 4))
+    passes = np.array([[0] * 8, [0] * 5 + [1] * 3])
+    first, errors = [], []
+    for clip, length in zip(f, (8, 5)):
+        V = [-np.linalg.norm(clip[t] - clip[length - 1]) for t in range(length)]
+        first.append(-V[0])
+        errors += [math.exp(1 + V[t] - 0.98 * V[t + 1]) for t in range(length - 1)]
+    expected = 0.02 * np.mean(first) + math.log(np.mean(errors))
+    embeddings = torch.from_numpy(f).requires_grad_()
+    loss = hold_c.vip_loss(embeddings, torch.from_numpy(passes))
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    assert torch.isfinite(embeddings.grad).all() and (embeddings.grad[0] != 0).any()
+    assert (embeddings.grad[1, 5:] == 0).all()
+
+
+def test_vip_trains_and_is_named_so(hold_c, tmp_path, clips):
+    path = hold_c.train(small(hold_c, tmp_path, objective="vip", reverse=0.5))
+    assert common.load_distance(path).meta["name"] == "VIP"
+    assert all(math.isfinite(row["loss"]) for row in common.load_checkpoint(path.parent / "checkpoint.pt")["log"])
+
+
+def test_vision_transformers_fit_any_size_and_weights_out_of_reach_get_one_line(hold_c, monkeypatch):
+    network = hold_c.make_network("vit_tiny_patch16_224", 0.5, 32, size=64)
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 32) and network.pos_embed.shape == (1, 17, 192)
+    real = hold_c.timm.create_model
+
+    def unreachable(name, pretrained=False, **k):
+        if pretrained:
+            raise OSError("no route to host")
+        return real(name, **k)
+
+    monkeypatch.setattr(hold_c.timm, "create_model", unreachable)
+    with pytest.raises(common.UserError, match="weights of 'vit_tiny_patch16_224' cannot be had .*--pretrained away"):
+        hold_c.make_network("vit_tiny_patch16_224", 1.0, 32, 64, pretrained=True)
+    with pytest.raises(common.UserError, match="full width"):
+        hold_c.make_network("resnet18", 0.5, 32, 64, pretrained=True)
+
+
+# ---- Parts, processes ------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_all_processes_make_the_joint_batch(hold_c):
+    clips, joint = numbered_clips(range(20, 33), 12.0), hold_c.Config(size=8, clips_per_batch=4, steps=4)
+    config = hold_c.Config(size=8, clips_per_batch=4, steps=4, accumulate=2)
+    for step in range(4):
+        parts = [hold_c.Batches(clips, config, rank, 2)[2 * step + part] for part in range(2) for rank in range(2)]
+        whole = hold_c.Batches(clips, joint)[step]
+        assert all(torch.equal(torch.cat(column), value) for column, value in zip(zip(*parts), whole))
+    with pytest.raises(common.UserError, match="divided among 3"):
+        hold_c.Batches(clips, config, 0, 3)
+
+
+def test_accumulated_parts_give_the_gradients_of_the_joint_batch(hold_c):
+    config = hold_c.Config(network="vit_tiny_patch16_224", size=32)
+    clips, results = numbered_clips(range(30, 50), 12.0), []
+    for accumulate in (1, 4):
+        config.accumulate = accumulate
+        network, optimizer, scaler, _ = hold_c.make_trainer(config, torch.device("cpu"))
+        batches = hold_c.Batches(clips, config)
+        loss = hold_c.training_step(network, optimizer, scaler, [batches[i] for i in range(accumulate)], config)
+        results.append((loss, [p.grad for p in network.parameters()]))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    for one, parts in zip(results[0][1], results[1][1]):
+        torch.testing.assert_close(parts, one, rtol=1e-3, atol=1e-4 * one.abs().max().item() + 1e-7)
+
+
+def test_two_processes_train_as_one(hold_c, tmp_path, clips):
+    """torchrun with two CPU processes: the weights of one, but for the signs of vanishing gradients under Adam."""
+    flags = ["--data", tmp_path / "clips", "--network", "vit_tiny_patch16_224", "--size", 32, "--frames-per-clip", 12,
+             "--steps", 3, "--warmup", 0.3, "--device", "cpu", "--limit", 3]
+    alone = run("03_hold_c.py", *flags, "--out", tmp_path / "alone", SMOKE_TEST="1", OMP_NUM_THREADS="1")
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    pair = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "03_hold_c.py", *flags,
+               "--out", tmp_path / "pair", SMOKE_TEST="1", OMP_NUM_THREADS="1")
+    assert pair.returncode == 0, pair.stderr[-2000:]
+    one, two = (common.load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("alone", "pair"))
+    config = hold_c.Config(**one["config"])
+    torch.manual_seed(config.seed)
+    fresh = hold_c.make_network(config.network, config.width, config.embedding, config.size).state_dict()
+    flat = lambda state: torch.cat([v.flatten() for v in state.values()])
+    moved, apart = (flat(one["network"]) - flat(fresh)).abs(), (flat(one["network"]) - flat(two["network"])).abs()
+    assert moved.mean() > 1e-4 and apart.mean() < 0.02 * moved.mean()
+
+
+def test_benchmark_measures_three_loops(hold_c, tmp_path, clips):
+    speed = hold_c.benchmark(small(hold_c, tmp_path), rounds=1, updates=1)
+    assert list(speed) == ["training", "from memory", "bare timm"] and all(v > 0 for v in speed.values())
+
+
+# ---- The authors' weights --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_resnet(hold_c, monkeypatch):
+    """timm's ResNet-26 with 8, 8, 16, 16 channels per stage: the authors' layout, small."""
+    real = hold_c.timm.create_model
+    monkeypatch.setattr(hold_c.timm, "create_model", lambda name, **k: real(name, **k, channels=(8, 8, 16, 16)))
+
+
+def test_a_released_resnet_becomes_a_distance_file(hold_c, tmp_path, rng, small_resnet):
+    params, stats = resnet_tree(rng, 3, 32)
+    (tmp_path / "checkpoint").write_bytes(flax_bytes(released(params, stats)))
+    config = small(hold_c, tmp_path, network="resnet26", width=1.0, convert=str(tmp_path / "checkpoint"))
+    d = common.load_distance(hold_c.convert(config))
+    frames, goal = rng.integers(0, 256, (3, 32, 32, 3), np.uint8), rng.integers(0, 256, (32, 32, 3), np.uint8)
+    f = resnet_by_numpy(params, stats, np.concatenate([frames, goal[None]]) / 127.5 - 1)  # (4, 32)
+    expected = np.linalg.norm(f[:3] - f[3], axis=-1)
+    np.testing.assert_allclose(d(frames, goal), expected, rtol=1e-3)
+    assert expected.min() > 1e-3 and d.meta["suggested_scale"] == 5
+
+
+def test_checkpoints_that_do_not_fit_get_one_line(hold_c, tmp_path, rng, small_resnet):
+    params, stats = resnet_tree(rng, 3, 32)
+    extra = {**params, "extra": {"kernel": params["stem_conv"]["kernel"]}}
+    less = {k: v for k, v in params.items() if k != "ResidualBlock_7"}
+    for tree, changes, words in (
+            (extra, {}, "1 left over .*params/extra/kernel"), (less, {}, "missing .*ResidualBlock_7"),
+            (params, dict(embedding=16), "--embedding"), (params, dict(network="resnet14t"), "does not fit")):
+        (tmp_path / "checkpoint").write_bytes(flax_bytes(released(tree, stats)))
+        settings = dict(network="resnet26", width=1.0, convert=str(tmp_path / "checkpoint"))
+        config = small(hold_c, tmp_path, **{**settings, **changes})
+        with pytest.raises(common.UserError, match=words) as caught:
+            hold_c.convert(config)
+        assert "\n" not in str(caught.value) and not (tmp_path / "run/distance.pt2").exists()
+    with pytest.raises(common.UserError, match="not a Flax checkpoint"):
+        hold_c.read_flax(tmp_path / "absent")

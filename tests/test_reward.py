@@ -249,6 +249,21 @@ def test_works_with_a_distance_file_object(sac):
     assert follow(env, [80])[0] == pytest.approx([-30 * np.sqrt(3) / 100])
 
 
+def test_half_precision_changes_little_and_keeps_zero_at_the_goal(sac, monkeypatch):
+    """What a GPU does under autocast, on the CPU in bfloat16."""
+    entered, real = [], torch.autocast
+    monkeypatch.setattr(sac.torch, "autocast", lambda device, enabled: entered.append(enabled) or real("cpu", torch.bfloat16))
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 2 * 4, 16)).requires_grad_(False)
+    embed = lambda frames: network(frames.permute(0, 3, 1, 2) / 255)
+    assert embed(torch.zeros(1, 4, 6, 3, dtype=torch.uint8)).dtype == torch.float32
+    env = sac.GoalReward(Dial(200), common.Distance(embed, {"kind": "embedding", "history": 1, "name": "conv"}), grey(50))
+    rewards, infos = follow(env, [150, 100, 50])
+    exact = [float((embed(torch.from_numpy(grey(v)[None])) - embed(torch.from_numpy(grey(50)[None]))).norm()) for v in (150, 100, 50)]
+    assert [info["distance"] for info in infos] == pytest.approx(exact, rel=0.05, abs=1e-6) and rewards[-1] == 0
+    assert entered and not any(entered)  # on the CPU it is off
+
+
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_vector_environments_score_as_single_ones(sac, rng, mode):
     starts, lengths, goals = (100, 150, 180), (3, 5, 4), [grey(100), grey(200)]
@@ -345,12 +360,21 @@ def test_distance_along_a_film_equals_the_wrapper(sac):
     assert along == pytest.approx([111 * 100, 11 * 100 + 100 * 120, 100 + 1200 + 16000, 120 + 1600 + 20000])
 
 
-def test_spearman_table_by_hand(sac):
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_scores_by_hand(sac):
+    """Goals 100 and 200; x = |value - goal| / 10. Success passes both, random play stays at 180, the failed try at 105."""
     film = lambda *values: np.stack([grey(v) for v in values])
-    tries = {"success": (film(150, 120, 110, 190, 195, 185, 200), None, np.array([0, 0, 0, 1, 1, 1, 1]))}
-    table = sac.spearman_table({"two": (tries, [grey(100), grey(200)])}, {"d": offset_distance})
-    # stage 2: distances 10, 5, 15, 0 at times 0..3: closeness ranks 2, 3, 1, 4; rho = 1 - 6 * (1 + 1 + 4 + 0) / (4 * 15)
-    assert table == {("two", 0): {"d": pytest.approx(1)}, ("two", 1): {"d": pytest.approx(0.4)}}
+    tries = {"success": (film(150, 120, 110, 190, 195, 185, 200), None, np.array([0, 0, 0, 1, 1, 1, 1])),
+             "failed": (film(150, 100, 105, 110), None, None), "random": (film(170, 190), None, None)}
+    pictures = np.stack([film(150, 110, 140), film(150, 200, 160)])  # start, hand alone, object alone, of each stage
+    scores = sac.score_tries(offset_distance, tries, [grey(100), grey(200)], pictures)
+    expected = [{"stage": 1, "spearman": 1, "contrast": 1 - (5 + 2 + 1) / 3 / 8, "failed": 1 - 0.5 / 8, "hand_alone": 0.8, "object_alone": 0.2},
+                # stage 2: distances 10, 5, 15, 0 at times 0..3: closeness ranks 2, 3, 1, 4; rho = 1 - 6 * (1 + 1 + 4 + 0) / (4 * 15)
+                {"stage": 2, "spearman": 0.4, "contrast": 1 - 2 / 3 / 2, "failed": 1 - 9.5 / 2, "hand_alone": 1, "object_alone": 0.2}]
+    assert [pytest.approx(row) for row in expected] == scores
+    still = (np.stack([grey(100)] * 4), None, np.zeros(4, int))  # all at the goal: nothing to compare with
+    scores = sac.score_tries(offset_distance, dict.fromkeys(tries, still), [grey(100)], np.stack([film(100, 100, 100)]))
+    assert all(np.isnan(scores[0][column]) for column in ("contrast", "failed", "hand_alone", "object_alone"))
 
 
 @pytest.fixture(scope="module")
@@ -374,12 +398,39 @@ def test_sanity_table(sac, pushing_tries, monkeypatch, capsys):
     assert "T = " in capsys.readouterr().out
 
 
-def test_look_writes_pictures_films_and_the_table(sac, pushing_tries, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def distance_files(tmp_path):
+    """Two distance files, by two random networks."""
+    paths = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+        paths.append(str(tmp_path / f"seed{seed}.pt2"))
+        common.save_distance(paths[-1], network, {"kind": "embedding", "history": 1, "name": "random"}, common.Preprocess(8))
+    return paths
+
+
+def test_look_scores_several_files_and_draws(sac, pushing_tries, distance_files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sac, "recordings", lambda *_: pushing_tries)
-    table = sac.look(sac.Config(), ("pushing",))
-    assert set(table) == {("pushing", 0)} and -1 <= table["pushing", 0]["pixels"] <= 1
+    rows = sac.look(sac.Config(tasks=("pushing",), distances=tuple(distance_files), height=24))
+    columns = common.read_csv("runs/look/scores.csv")
+    assert list(columns) == ["distance", "name", "task", "stage", "spearman", "contrast", "failed", "hand_alone", "object_alone"]
+    assert columns["distance"].tolist() == ["pixels", *distance_files] and columns["name"].tolist() == ["pixels", "random", "random"]
+    assert columns["contrast"] == pytest.approx([row["contrast"] for row in rows]) and len(set(columns["contrast"])) == 3
     film, _ = common.read_clip("runs/look/pushing.mp4")
     assert len(film) == len(pushing_tries[0]["success"][0]) and film.std() > 10
     assert film[-1].min(-1)[:, film.shape[2] // 2 :].min() < film[0].min(-1)[:, film.shape[2] // 2 :].min() + 1  # the curve grew
     assert Path("runs/look/pushing.png").stat().st_size > 10_000 and "pixels" in capsys.readouterr().out
+
+
+def test_look_without_figures_and_with_wrong_names(sac, pushing_tries, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sac, "recordings", lambda *_: pushing_tries)
+    quick = dict(tasks=("pushing",), figures=False, height=24, out="here")
+    assert [row["distance"] for row in sac.look(sac.Config(**quick))] == ["pixels"]
+    assert [path.name for path in Path("here").iterdir()] == ["scores.csv"]
+    with pytest.raises(sac.UserError, match="nowhere.pt2"):
+        sac.look(sac.Config(**quick, distances=("nowhere.pt2",)))
+    with pytest.raises(sac.UserError, match="open_fridge"):
+        sac.look(sac.Config(tasks=("open_fridge",)))

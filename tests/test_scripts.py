@@ -62,6 +62,25 @@ def test_running_again_goes_on_instead_of_starting_anew(smoke):
     assert other.returncode == 1 and other.stderr.strip().splitlines()[-1].startswith("error: ") and "gamma" in other.stderr
 
 
+def test_the_evaluation_writes_its_table_and_figures(smoke):
+    folder, _ = smoke
+    finished = run("04_eval_human.py", cwd=folder, SMOKE_TEST="1")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    made = folder / "runs/smoke/eval_human"
+    assert (common.read_csv(made / "table.csv")["distance"] == "hold_c").any() and (made / "videos.png").stat().st_size > 5000
+
+
+def test_the_comparison_runs_its_rivals_and_draws_them(smoke):
+    folder, _ = smoke
+    finished = run("06_baselines.py", cwd=folder, SMOKE_TEST="1")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    made = folder / "runs/smoke/baselines/pushing"
+    assert {"sparse", "pixels", "tcn0"} <= set(common.read_csv(made / "table.csv")["reward"])
+    assert (made / "curves.png").stat().st_size > 5000 and (made / "tcn0-seed0" / "checkpoint.pt").is_file()
+    again = run("06_baselines.py", "--dry-run", cwd=folder, SMOKE_TEST="1")
+    assert "05_sac.py" in again.stdout and ", 0 steps to go" in again.stdout
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_runs_as_a_notebook(script, smoke, monkeypatch):
     folder, _ = smoke  # its files are there, so each notebook starts from what the scripts before it wrote
@@ -99,6 +118,8 @@ def test_nothing_is_committed_that_should_not_be():
 
 @pytest.mark.parametrize("script, flags, words", [
     ("03_hold_c.py", ["--network", "resnet99"], "timm has no model"),
+    ("02_hold_r.py", ["--network", "resnet99"], "timm has no model"),
+    ("06_baselines.py", ["--rewards", "gail"], "choose among"),
     ("05_sac.py", ["--task", "dancing"], "invalid choice"),
     ("05_sac.py", ["--distance", "common.py"], "not a distance file"),
 ])

@@ -259,6 +259,29 @@ def test_goal_states(sac, name, stage, success):
     assert all(np.array_equal(task.joint(joint), np.atleast_1d(position)) for joint, position in joints.items())
 
 
+# Mean grey levels, as bytes in hexadecimal, of 6 x 6 blocks of the authors' goal pictures (centre square of the DVD ones).
+MEASURED = {
+    ("pushing", 0): "6933324f7e7d825e6c8686828667437488868a8b63728c8b8f907d7f9290939598999794",
+    ("drawer_open", 0): "6b4c49383d6f5339345b7d7d5e32578f8c86413c8194918f929b9c9b9893aaa6a39e9b99",
+    ("drawer_open", 1): "767d7d7d7d75535d8580744c694366816a354d5f6444513886674f59545aa9a69a939a9d",
+    ("close_drawer", 0): "7d7d75757d7d94935c51878db2b96f63d2d78c774c4b626160608c64675f465658494749",
+    ("cup_forward", 0): "7d7d75757d7d94935c51878db2b96f63d2d78371555962618c68614a655f6f6f6a54403e",
+    ("faucet_right", 0): "7d7d75757d7d94935c51878db2b96f63d2d783714b4b665b8c688a64674c6f6f6f6f6f50"}
+
+
+@pytest.mark.parametrize("name, stage", MEASURED)
+def test_goal_images_are_the_authors(goals, name, stage):
+    def difference(picture):  # in grey levels of 255; pixel by pixel, faithful pictures are 2 to 4 from the authors', one 6
+        square = picture[:, (picture.shape[1] - 96) // 2 :][:, :96].astype(float)
+        blocks = square.reshape(6, 16, 6, 16, 3).mean((1, 3, 4))
+        return np.abs(blocks.ravel() - np.frombuffer(bytes.fromhex(MEASURED[name, stage]), np.uint8)).mean()
+
+    least = difference(goals[name][stage])
+    assert least < (3 if stage else 2)
+    assert difference(goals[name][stage][:, ::-1]) > 5 * least  # not mirrored
+    assert all(difference(goals[n][s]) > 1.5 * least for n, s in MEASURED if (n, s) != (name, stage))  # nor another state
+
+
 def test_pushing_goal_has_the_cup_where_a_mirrored_camera_sees_it(goals):
     position, forward = orbit(270, -60, 0.45, (0, 0.85, 0.45))
     row, column = project((0.007, 0.754, 0.05), (96, 96), position, forward, (0, 0, 1))
@@ -311,9 +334,9 @@ def test_faucet_right_is_right(goals):
     assert ((lever[..., 0] > 2 * lever[..., 1]) & (lever[..., 0] > 60)).sum() > 10
 
 
-@pytest.mark.parametrize("name, most", [("pushing", 1), ("drawer_open", 1), ("close_drawer", 14)])
+@pytest.mark.parametrize("name, most", [("pushing", 0.4), ("drawer_open", 0.4), ("close_drawer", 14)])
 def test_fast_draws_nearly_the_same_and_simulates_exactly_the_same(sac, name, most):
-    size = (48, 48) if most == 1 else (64, 96)
+    size = (48, 48) if most < 1 else (64, 96)
     fast, faithful = (sac.make_task(name, size, quality) for quality in ("fast", "faithful"))
     pictures = [env.reset(seed=0)[0].astype(int) for env in (fast, faithful)]
     assert 0 < np.abs(pictures[0] - pictures[1]).mean() < most
@@ -333,6 +356,16 @@ def test_goal_images_leave_the_episode_alone(sac):
     first, second = env.unwrapped.goal_images()[0], env.unwrapped.goal_images()[0]
     assert np.array_equal(first, second) and not np.array_equal(first, env.reset(seed=0)[0])
     assert np.array_equal(env.step((0, 1))[0], (twin.reset(seed=0), twin.step((0, 1)))[1][0])
+
+
+def test_hand_and_object_alone(sac):
+    pictures = sac.alone("drawer_open", (32, 32)).astype(int)  # (stages, start / hand / object, H, W, 3)
+    both = sac.DrawerOpen((32, 32)).goal_images()
+    red = lambda picture: int(((picture[..., 0] > 2 * picture[..., 1]) & (picture[..., 0] > 100)).sum())
+    (start, hand, closed), (again, pulling, opened) = pictures
+    assert np.array_equal(start, again) and np.array_equal(start, closed)  # the first stage moves no object
+    assert np.array_equal(hand, both[0]) and not np.array_equal(opened, both[1])
+    assert red(opened) > 1.5 * red(start) and red(pulling) < 1.5 * red(start)
 
 
 def test_benchmark_prints_and_returns_its_rows(sac, capsys):
@@ -409,7 +442,7 @@ def test_an_exploding_simulation_ends_the_episode_quietly(sac, capfd, tmp_path, 
 def run_python(code, tmp_path):
     """Run code that has the module as `sac`, in a fresh interpreter and an empty folder."""
     code = f"import importlib, sys\nsys.path.insert(0, {str(ROOT)!r})\nsac = importlib.import_module('05_sac')\n" + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800, cwd=tmp_path)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=7200, cwd=tmp_path)
 
 
 def test_interpreters_exit_silently_and_forks_are_told(sac, tmp_path):
@@ -432,20 +465,22 @@ def test_interpreters_exit_silently_and_forks_are_told(sac, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("name, cycles", [("TouchWall", 30), pytest.param("DrawerOpen", 1000, marks=slow)])
-def test_making_and_closing_leaks_nothing(tmp_path, name, cycles):
+@pytest.mark.parametrize("names, cycles", [
+    ("TouchWall", 30), pytest.param("DrawerOpen", 1000, marks=slow), pytest.param("Pushing DrawerOpen CupForward", 500, marks=slow)])
+def test_making_and_closing_leaks_nothing(tmp_path, names, cycles):
     done = run_python(f"""
-        import gc
+        import ctypes, gc
         def megabytes():
             gc.collect()
+            getattr(ctypes.CDLL(None), "malloc_trim", id)(0)  # what is free but kept by malloc goes up and down by 100 MB
             return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
-        for cycle in range(5 + {cycles}):
-            if cycle == 5:
-                before = megabytes()
-            task = sac.{name}((24, 24))
+        names, seen = {names!r}.split(), []
+        for cycle in range({cycles}):
+            task = getattr(sac, names[cycle % len(names)])((24, 24))
             task.reset(seed=0)
             task.close()
-        print(megabytes() - before)
+            seen.append(megabytes())
+        print(min(seen[-10:]) - min(seen[5:15]))
         """, tmp_path)
     assert float(done.stdout) < 15, done.stderr  # left open, 30 of the small scenes keep over 2,000 MB
 

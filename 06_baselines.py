@@ -1,0 +1,659 @@
+# %% [markdown]
+r"""
+# Baselines: is it HOLD, or would any distance do?
+
+*Learning Reward Functions for Robotic Manipulation by Observing Humans*, Alakuijala et al., ICRA 2023, section IV-C and
+Appendices C and D.
+
+A learned reward that works proves little until something simpler has failed. This lecture turns each rival into what
+`05_sac.py` already reads, a distance file or a flag, trains them all alike, and draws the paper's figures from the curves.
+
+**Takes** the distance files of 02 and 03 and the demonstrations of 01; all are made if they are missing.
+**Writes** `runs/baselines/<task>/<reward>-seed<k>/curve.csv`, and beside them `curves.png` and `table.csv`.
+
+```
+python 06_baselines.py --dry-run                        # the commands it would run, and the minutes they take
+python 06_baselines.py --rewards sparse pixels hold_c   # close drawer, 3 seeds each: about 50 minutes on two cores
+python 06_baselines.py --task pushing --preset paper    # 80,000 steps, 5 seeds: for a machine with a GPU
+python 06_baselines.py --ablation scale                 # also: form, architecture, long-sparse
+```
+
+Finished runs are kept, a stopped one goes on, and a table of what is there is drawn each time.
+"""
+
+# %%
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import timm
+import torch
+from torch import nn
+from torchvision.models import resnet50
+from torchvision.transforms.v2 import functional as TF
+from tqdm.auto import tqdm
+
+from common import (Preprocess, UserError, load_distance, parse_config, plot_style, read_clip, read_csv, run_script,
+                    save_distance, write_csv, write_whole)
+
+
+# %%
+@dataclass
+class Config:
+    """Train the same agent on HOLD's reward and on its rivals', and compare the curves."""
+
+    task: Literal["pushing", "drawer_open", "close_drawer", "cup_forward", "faucet_right"] = "close_drawer"  # which
+    rewards: tuple[str, ...] = ("sparse", "oracle", "pixels", "tcn", "hold_r", "hold_c")  # see the table of rewards
+    seeds: int = 3  # runs of each; paper: 5 on pushing and drawer_open, 10 on the others
+    steps: int = 10_000  # environment steps of a run
+    flags: str = ""  # further flags for 05_sac.py, such as "--preset paper"
+    hold_c: str = "runs/hold_c/distance.pt2"  # distance file of 03; also the embedding that TCN uses
+    hold_r: str = "runs/hold_r/distance.pt2"  # distance file of 02
+    r3m: str = ""  # R3M's checkpoint, model.pt, for the reward r3m
+    timm: str = ""  # a timm model whose frozen features are the reward frozen, such as resnet50.a1_in1k
+    demonstrations: str = "data/standin/demonstrations"  # folder of 01 with <task>/<k>.webm, for the reward tcn
+    height: int = 48  # rows of the robot's picture
+    threshold: float = 0.0  # return or success that counts as learned; 0 takes the paper's
+    ablation: Literal["", "scale", "form", "architecture", "long-sparse"] = ""  # of Figs. 6 to 8, in place of rewards
+    jobs: int = 0  # runs at a time; 0 takes one for two cores
+    film: str = ""  # a film of a success, such as runs/look/pushing-success.webm: draw the rivals along it, and stop
+    out: str = "runs/baselines"  # folder of the runs
+    dry_run: bool = False  # print the commands and an estimate of minutes, and stop
+
+    @classmethod
+    def paper(cls):
+        """The paper's seeds, steps and network on pushing and drawer_open."""
+        return cls(task="pushing", seeds=5, steps=80_000, flags="--preset paper", jobs=4,
+                   rewards=("sparse", "pixels", "r3m", "tcn", "hold_r", "hold_c"))
+
+    @classmethod
+    def smoke(cls):
+        """Two short runs, for tests and a look around."""
+        return cls(task="pushing", rewards=("sparse", "pixels", "tcn"), seeds=1, steps=120, flags="--preset smoke", height=32,
+                   hold_c="runs/smoke/hold_c/distance.pt2", demonstrations="runs/smoke/clips/demonstrations",
+                   out="runs/smoke/baselines")
+
+
+# %% [markdown]
+r"""
+## The rivals
+
+| reward | $d(s, g)$ | what it assumes |
+|---|---|---|
+| `sparse` | none: 1 where the task is done | chance will get there |
+| `oracle` | none: a formula over the simulator's state | somebody knows the state |
+| `pixels` | $\lVert s - g \rVert_2$ over pixels in $[0, 1]$ | nothing moves but what should |
+| `frozen`, `r3m` | $\lVert \phi(s) - \phi(g) \rVert_2$, $\phi$ trained for something else | what is far in $\phi$ is far in time |
+| `tcn` | $\alpha D + \beta\sqrt{\gamma + D}$ to the frame $g_t$ of a demonstration | robot and human act in step |
+| `hold_r` | predicted frames from $s$ to $g$ | robots move as hands do |
+| `hold_c` | $\lVert f(s) - f(g) \rVert_2$ | the same |
+
+All but the first two become distance files, so that 05 needs to know nothing about them.
+
+### Pixels
+
+The least a picture can do. The centre square, scaled to $[0, 1]$, is its own embedding:
+"""
+
+
+# %%
+def pixel_file(path, height):
+    """Write the pixel L2 baseline as a distance file for pictures of `height` rows (authors' code: no resize)."""
+    meta = {"name": "pixels", "kind": "embedding", "history": 1}
+    save_distance(path, nn.Flatten(), meta, Preprocess(height, mean=(0.0, 0, 0), std=(1.0, 1, 1)))
+    return path
+
+
+# %% [markdown]
+r"""
+### Frozen features
+
+R3M (Nair et al. 2022) trains a ResNet-50 on egocentric video with language, for a policy to stand on. The paper uses
+its 2048 features as they are, with their Euclidean distance. The released file holds more than the network: keys begin
+with `module.convnet.`, and the language parts are left out. Pictures are scaled to 256 on the short side, cut to 224 and
+normalised as ImageNet's. `# ours:` we cut the centre square before we scale it, not after; for a square picture that is
+the same.
+"""
+
+
+# %%
+class Frozen(nn.Module):
+    """A network without its classifier on the centre crop of preprocessed pictures: (B, 3, S, S) -> (B, features)."""
+
+    def __init__(self, network, crop):
+        super().__init__()
+        self.network, self.crop = network, crop
+
+    def forward(self, pictures):
+        """Embed pictures."""
+        return self.network(TF.center_crop(pictures, [self.crop, self.crop]))
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def r3m_file(path, checkpoint):
+    """Write R3M's released ResNet-50 as a distance file. Raises UserError where its checkpoint is absent or another."""
+    if not Path(checkpoint).is_file():
+        raise UserError(f"the reward r3m needs R3M's checkpoint, and {checkpoint or '--r3m'} is no file; get it with: pip install gdown"
+                        " && gdown 1Xu0ssuG0N1zjZS54wmWzJ7-nb0-7XzbA -O model.pt, and give --r3m model.pt")
+    try:
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["r3m"]
+        prefix = "module.convnet."
+        weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        network = resnet50()
+        network.fc = nn.Identity()
+        network.load_state_dict(weights)
+    except Exception as error:
+        raise UserError(f"{checkpoint} does not hold R3M's ResNet-50 (key r3m, names module.convnet.*); get model.pt again") from error
+    meta = {"name": "R3M", "kind": "embedding", "history": 1}
+    save_distance(path, Frozen(network, 224), meta, Preprocess(256, **IMAGENET))
+    return path
+
+
+# %% [markdown]
+r"""
+R3M's link may die, and better features appear every year. timm has most of them, under one name each, with the input
+size and the normalisation they were trained with.
+"""
+
+
+# %%
+def timm_file(path, name, pretrained=True):
+    """Write the frozen features of a timm model as a distance file. Raises UserError where its weights cannot be had."""
+    if name.split(".")[0] not in timm.list_models():
+        raise UserError(f"timm has no model {name!r}; see timm.list_models('*dino*')")
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # no network, no such tag, no space: whatever the hub says
+        raise UserError(f"the weights of {name} could not be fetched ({type(error).__name__}); fetch them once with: "
+                        f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\"") from error
+    data = timm.data.resolve_model_data_config(network)
+    size = data["input_size"][-1]
+    meta = {"name": name, "kind": "embedding", "history": 1}
+    save_distance(path, Frozen(network, size), meta, Preprocess(size, data["mean"], data["std"]))
+    return path
+
+
+# %% [markdown]
+r"""
+### TCN
+
+Time-contrastive networks (Sermanet et al. 2018) are trained like HOLD-C; what differs is how a policy uses them. The
+robot is to be at time $t$ where a *demonstration* was at time $t$:
+
+$$d(s_t, g_t) = \alpha D + \beta\sqrt{\gamma + D}, \qquad D = \lVert f(s_t) - f(g_t) \rVert_2^2 ,$$
+
+with $\alpha = 0.005$, $\beta = 0.02$, $\gamma = 0.2$ (paper IV-C). The first term pulls from afar, the second near by.
+At $D = 0$ it is $\beta\sqrt\gamma$, which GoalReward subtracts as $d(g, g)$. Goals are the frames of the
+demonstration one by one, and its last frame from then on. The policy that is as fast as the demonstrator,
+from the same start, in the same crop, is paid in full. All others pay for being early or late, even on the right way:
+"""
+
+
+# %%
+def tcn_distance(D, alpha=0.005, beta=0.02, gamma=0.2):
+    """TCN's distance from the squared Euclidean distance D of embeddings, any shape (paper IV-C)."""
+    return alpha * D + beta * (gamma + D).sqrt()
+
+
+far, near, there = tcn_distance(torch.tensor([100.0, 1.0, 0.0]))
+assert abs(there - 0.02 * 0.2**0.5) < 1e-9 and abs(far - 0.70020) < 1e-4
+
+where = np.arange(8)  # a demonstration moves by one a step; so does the robot, two steps later
+late = np.abs(np.maximum(where - 2, 0) - where)
+assert late.tolist() == [0, 1, 2, 2, 2, 2, 2, 2]  # never close again, though every step was right
+
+
+# %%
+class TCN(nn.Module):
+    """`tcn_distance` of the embeddings of another distance file: frames (B, 1, H, W, 3), goals (B, H, W, 3) -> (B,)."""
+
+    def __init__(self, embed):
+        super().__init__()
+        self.embed = embed
+
+    def forward(self, frames, goal):
+        """Measure."""
+        return tcn_distance((self.embed(frames[:, 0]) - self.embed(goal)).square().sum(-1))
+
+
+def tcn_file(path, hold_c):
+    """Write TCN's distance over the embedding of a HOLD-C distance file as a pairwise distance file."""
+    distance = load_distance(hold_c)
+    if distance.kind != "embedding":
+        raise UserError(f"TCN needs an embedding, and {hold_c} is of the kind {distance.kind}; give --hold-c a file of 03_hold_c.py")
+    save_distance(path, TCN(distance.program), {"name": "TCN", "kind": "pairwise", "history": 1})
+    return path
+
+
+# %% [markdown]
+r"""
+## Side by side, along one film
+
+What a policy is paid for shows in a film of a success. Left, each distance to the last frame, over its value at the
+start: a useful one falls all the way, and begins to fall when the hand begins to move. Right, the same film played
+$k$ frames late, with TCN's time-indexed goals: the mean distance grows with $k$, though every frame is on the right
+way. A distance to one goal does not ask *when*, and its mean changes only by the frames that are missing at the end.
+"""
+
+
+# %%
+def distance_along(distance, frames, goals):
+    """d(s_t, g_t) - d(g_t, g_t) along a film (T, H, W, 3) with goals (T, H, W, 3); the first frame fills the history."""
+    history = distance.history
+    window = np.maximum(0, np.arange(len(frames))[:, None] + np.arange(1 - history, 1))  # (T, history)
+    shown = frames[window] if history > 1 else frames
+    still = np.repeat(goals[:, None], history, 1) if history > 1 else goals
+    return (distance(shown, goals) - distance(still, goals)).clamp(min=0).numpy()
+
+
+def film_figure(frames, distances, lags=tuple(range(0, 13, 2))):
+    """A film strip, each distance along it, and what being late costs. `distances`: {name: Distance}. Returns the figure."""
+    goal, time = np.repeat(frames[-1:], len(frames), 0), np.arange(len(frames))
+    figure, axes = plt.subplot_mosaic([["film", "film"], ["along", "late"]], figsize=(10, 4.4), height_ratios=(1, 2))
+    axes["film"].imshow(np.concatenate(list(frames[np.linspace(0, len(frames) - 1, 10).astype(int)]), 1))
+    axes["film"].axis("off")
+    for name, distance in distances.items():
+        along = distance_along(distance, frames, goal)
+        axes["along"].plot(along / along[0], label=name)
+        indexed = name.startswith("tcn")
+        late = [distance_along(distance, frames[np.maximum(time - lag, 0)], frames if indexed else goal).mean() for lag in lags]
+        axes["late"].plot(lags, np.array(late) / along[0], marker=".", label=name)
+    axes["along"].set(xlabel="frame", ylabel="distance to the last frame / at the start", ylim=(0, None))
+    axes["late"].set(xlabel="frames late", ylabel="mean distance / at the start", ylim=(0, None))
+    axes["late"].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+# %% [markdown]
+r"""
+## From rewards to commands
+
+A run is a command line of `05_sac.py`: a name, and the flags that make it different. `$T$` is computed by 05 from the
+task's resets, by the one rule of the paper (a start scores $-1/3$), for all rewards; the authors' own values stand in
+the table below. Drawer's are higher because they are for two stages.
+
+| $T$ as released | pushing | drawer_open | others |
+|---|---|---|---|
+| `hold_c` | 5 | 10 | 5 |
+| `hold_r` | 45 | 100 | 45 |
+| `pixels` | 30 | 100 | 30 |
+| `r3m` | 3 | 5 | |
+
+The paper trains TCN on three demonstrations and averages; so `tcn` stands for three rewards.
+"""
+
+
+# %%
+class Reward(NamedTuple):
+    """A row of the comparison: its name, and the flags of 05_sac.py that make it."""
+
+    name: str
+    flags: tuple
+
+
+def make_file(config, name):
+    """The distance file of a reward; it is made where it is missing."""
+    trained = {"hold_c": (config.hold_c, "03_hold_c.py"), "hold_r": (config.hold_r, "02_hold_r.py")}
+    if name in trained:
+        path, script = trained[name]
+        if not Path(path).is_file() and not config.dry_run:
+            run_script(script, "--out", Path(path).parent)
+        return path
+    path = Path(config.out) / "distances" / name / "distance.pt2"
+    if not path.is_file() and not config.dry_run:
+        makers = {"pixels": lambda: pixel_file(path, config.height), "r3m": lambda: r3m_file(path, config.r3m),
+                  "frozen": lambda: timm_file(path, config.timm),
+                  "tcn": lambda: tcn_file(path, make_file(config, "hold_c"))}
+        makers[name]()
+    return path
+
+
+def find_reward(config, name):
+    """The rewards (mostly one) that a name stands for. Raises UserError for unknown names."""
+    if name in ("sparse", "oracle"):
+        return [Reward(name, ("--distance", "none" if name == "sparse" else "oracle"))]
+    if name not in ("pixels", "frozen", "r3m", "tcn", "hold_r", "hold_c"):
+        raise UserError(f"there is no reward {name!r}; choose among sparse oracle pixels frozen r3m tcn hold_r hold_c")
+    flags = ("--distance", str(make_file(config, name)))
+    if name != "tcn":
+        return [Reward(name, flags)]
+    films = sorted((Path(config.demonstrations) / config.task).glob("*.webm"))
+    if not films:
+        raise UserError(f"the reward tcn needs demonstrations {config.demonstrations}/{config.task}/*.webm; 01_data.py makes them"
+                        " for pushing and drawer_open, for another task put films of your own there")
+    return [Reward(f"tcn{film.stem}", (*flags, "--goals", str(film))) for film in films]
+
+
+# %% [markdown]
+r"""
+A name with `-only` is trained without the sparse reward. The **ablations** of Appendix C change a flag of the reward
+that stands last in `--rewards`: `scale` multiplies $T$ (Figs. 6a and 7), `form` takes the difference of two rewards in
+place of the reward itself (6b, 6d), `architecture` takes other networks (6c), and `long-sparse` asks how long chance
+alone would need (Fig. 8).
+"""
+
+# %%
+ARCHITECTURES = {  # name -> the command that trains it
+    "hold_r-1frame": ("02_hold_r.py", "--history", "1"), "hold_r-3frames": ("02_hold_r.py",),
+    "hold_r-vivit": ("02_hold_r.py", "--network", "vivit"), "hold_c-resnet": ("03_hold_c.py",),
+    "hold_c-vit": ("03_hold_c.py", "--network", "vit_tiny_patch16_224")}
+
+
+def ablated_rewards(config):
+    """The rewards of one of the paper's ablations."""
+    if config.ablation == "long-sparse":
+        return [*find_reward(config, config.rewards[-1]), Reward("sparse-long", ("--distance", "none", "--steps", str(10 * config.steps)))]
+    if config.ablation == "architecture":
+        for name, (script, *flags) in ARCHITECTURES.items():
+            if not Path(f"runs/{name}/distance.pt2").is_file() and not config.dry_run:
+                run_script(script, *flags, "--out", f"runs/{name}")
+        return [Reward(name, ("--distance", f"runs/{name}/distance.pt2")) for name in ARCHITECTURES]
+    (name, flags), *_ = find_reward(config, config.rewards[-1])
+    if config.ablation == "scale":
+        return [Reward(f"{name}-T{factor:g}", (*flags, "--scale-factor", f"{factor:g}")) for factor in (0.1, 0.3, 1, 3)]
+    return [Reward(f"{name}-{form}-T{factor:g}", (*flags, "--form", form, "--scale-factor", f"{factor:g}"))
+            for form in ("cumulative", "instantaneous") for factor in (0.1, 1)]
+
+
+def list_rewards(config):
+    """The rows of this comparison."""
+    if config.ablation:
+        return ablated_rewards(config)
+    rewards = []
+    for name in config.rewards:
+        only = ("--sparse-weight", "0") if name.endswith("-only") else ()
+        found = find_reward(config, name.removesuffix("-only"))
+        rewards += [Reward(r.name + "-only" * bool(only), r.flags + only) for r in found]
+    return rewards
+
+
+# %%
+class Job(NamedTuple):
+    """One run of 05_sac.py."""
+
+    reward: str
+    folder: Path
+    command: tuple
+
+
+def list_jobs(config):
+    """All runs of a comparison, seed by seed, so that an early stop leaves a fair one."""
+    rewards, home = list_rewards(config), Path(config.out) / config.task
+    start = (sys.executable, "05_sac.py", *config.flags.split(), "--task", config.task, "--steps", str(config.steps),
+             "--height", str(config.height))
+    folders = [(r, seed, home / f"{r.name}-seed{seed}") for seed in range(config.seeds) for r in rewards]
+    return [Job(r.name, folder, (*start, *r.flags, "--seed", str(seed), "--out", str(folder))) for r, seed, folder in folders]
+
+
+def is_finished(job):
+    """Does the run's curve reach its last step?"""
+    path = job.folder / "curve.csv"
+    steps = max(int(value) for flag, value in zip(job.command, job.command[1:]) if flag == "--steps")
+    return path.is_file() and read_csv(path)["step"][-1] >= steps
+
+
+# %% [markdown]
+r"""
+Runs are processes of their own, each with its share of the cores. Each keeps what it prints in `log.txt`. Ctrl-C is
+passed on: a run ends its episode, saves itself, and goes on next time. One run that fails does not stop the others.
+"""
+
+
+# %%
+def run_jobs(jobs, at_once=0):
+    """Run what is not finished, `at_once` at a time. Raises UserError, with the run's last line, where one failed."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    at_once = at_once or max(1, cores // 2)
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // at_once))}
+    todo, running, failed = [job for job in jobs if not is_finished(job)], {}, []
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="runs")
+    try:
+        while todo or running:
+            while todo and len(running) < at_once:
+                job = todo.pop(0)
+                job.folder.mkdir(parents=True, exist_ok=True)
+                with open(job.folder / "log.txt", "a") as log:
+                    running[job] = subprocess.Popen(job.command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            for job in [job for job, process in running.items() if process.poll() is not None]:
+                failed += [job] * (running.pop(job).returncode != 0)
+                bar.update()
+            time.sleep(0.2)
+    finally:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        for process in running.values():
+            process.wait()
+    if failed:
+        last = (failed[0].folder / "log.txt").read_text().strip().splitlines()[-1:] or [""]
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, {failed[0].folder} with: {last[0]}")
+
+
+# %% [markdown]
+r"""
+## What to compare
+
+The paper compares *when*, not only *how high*: "10 times as fast" is the number of steps at which the mean return of one
+method first reaches a level, over the other's. With $\bar R_m(n)$ the mean over seeds after $n$ steps and a level $\theta$,
+
+$$n_m(\theta) = \min \{ n : \bar R_m(n) \ge \theta \}, \qquad \text{speed-up} = \frac{n_\text{sparse}(\theta)}{n_m(\theta)} .$$
+
+Three to ten seeds are few. So we draw seeds with replacement, for both methods, recompute the ratio two
+thousand times, and give the middle 95%. A method that never arrives counts as infinitely slow.
+"""
+
+
+# %%
+def read_curves(paths, column):
+    """Curves of one reward over seeds: steps (K,) and values (S, K), on the steps of the shortest run."""
+    tables = [read_csv(path) for path in paths]
+    steps = min((table["step"] for table in tables), key=lambda x: x[-1])  # (K,)
+    return steps, np.stack([np.interp(steps, table["step"], table[column]) for table in tables])  # (S, K)
+
+
+def steps_to_threshold(steps, values, threshold):
+    """First step at which a curve (K,) reaches the threshold, interpolated between evaluations; inf if it never does."""
+    reached = np.flatnonzero(values >= threshold)
+    if not len(reached):
+        return math.inf
+    k = reached[0]
+    if k == 0:
+        return float(steps[0])
+    share = (threshold - values[k - 1]) / (values[k] - values[k - 1])
+    return float(steps[k - 1] + share * (steps[k] - steps[k - 1]))
+
+
+assert steps_to_threshold(np.array([0, 10, 20]), np.array([0, 4, 8]), 6) == 15
+assert steps_to_threshold(np.array([0, 10]), np.array([0, 4]), 6) == math.inf
+
+
+# %%
+def speed_up(slow, fast, threshold, draws=2000, seed=0):
+    """How many times fewer steps `fast` needs than `slow`, each (steps (K,), values (S, K)), to a mean of `threshold`.
+
+    Returns (ratio, low, high), a 95% bootstrap interval over seeds; nan where neither ever arrives.
+    """
+    rng = np.random.default_rng(seed)
+    steps = [np.array([steps_to_threshold(x, v[rng.integers(len(v), size=len(v))].mean(0), threshold) for _ in range(draws)])
+             for x, v in (slow, fast)]
+    n_slow, n_fast = (steps_to_threshold(x, v.mean(0), threshold) for x, v in (slow, fast))
+    with np.errstate(invalid="ignore"):
+        ratios = np.sort((steps[0] / steps[1])[~np.isnan(steps[0] / steps[1])])  # inf / inf says nothing
+        if not len(ratios):
+            return (math.nan,) * 3
+        low, high = (ratios[round(q * (len(ratios) - 1))] for q in (0.025, 0.975))
+        return float(np.divide(n_slow, n_fast)), float(low), float(high)
+
+
+toy = np.arange(0, 101, 10.0)  # steps; two seeds each, one method twice as fast
+ratio, low, high = speed_up((toy, np.stack([toy, toy])), (toy, np.stack([2 * toy, 2 * toy])), threshold=50)
+assert (ratio, low, high) == (2, 2, 2)
+
+
+# %% [markdown]
+r"""
+The number on the vertical axis is the paper's: return on the first two tasks (how many steps the task is in its
+done state), success on the others. The level defaults to where the paper reads its factors off: a return of 80 on
+pushing, of 145 on drawer_open, a success of 0.9.
+"""
+
+# %%
+MEASURE = {"pushing": ("return", 80.0), "drawer_open": ("return", 145.0)}  # the others: ("success", 0.9)
+
+
+def read_groups(folder):
+    """{reward: [curve.csv of each seed]} below the folder of a task."""
+    groups = {}
+    for path in sorted(Path(folder).glob("*-seed*/curve.csv")):
+        groups.setdefault(path.parent.name.rsplit("-seed", 1)[0], []).append(path)
+    if not groups:
+        raise UserError(f"there is no run in {folder}; make some with: python 06_baselines.py")
+    return groups
+
+
+def comparison_table(groups, column, threshold):
+    """One row per reward: seeds, last value with standard error, steps to the level, speed-up over sparse."""
+    curves, rows = {name: read_curves(paths, column) for name, paths in groups.items()}, []
+    for name, (steps, values) in curves.items():
+        faster = speed_up(curves["sparse"], (steps, values), threshold) if "sparse" in curves else (math.nan,) * 3
+        error = values.std(0, ddof=1)[-1] / len(values) ** 0.5 if len(values) > 1 else math.nan
+        settings = groups[name][0].parent / "run.json"
+        rows.append({"reward": name, "seeds": len(values), "steps": int(steps[-1]), column: values[:, -1].mean(), "error": error,
+                     "steps_to_level": steps_to_threshold(steps, values.mean(0), threshold), "speed_up": faster[0],
+                     "low": faster[1], "high": faster[2],
+                     "scale": json.loads(settings.read_text())["scale"] if settings.is_file() else math.nan,
+                     "minutes": sum(read_csv(path)["minutes"][-1] for path in groups[name])})
+    return rows
+
+
+# %%
+def plot_comparison(groups, column, threshold, title):
+    """Mean over seeds with its standard error, a line per reward (paper Figs. 3 to 5). Returns the figure."""
+    figure, axis = plt.subplots(figsize=(7, 3.6))
+    for name, paths in groups.items():
+        steps, values = read_curves(paths, column)
+        error = values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
+        (line,) = axis.plot(steps, values.mean(0), label=f"{name} ({len(values)})")
+        axis.fill_between(steps, values.mean(0) - error, values.mean(0) + error, color=line.get_color(), alpha=0.15, lw=0)
+    axis.axhline(threshold, color="grey", lw=0.8, ls=":")
+    axis.set(xlabel="environment steps", ylabel=column, title=title)
+    axis.legend(title="reward (seeds)", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+# %% [markdown]
+r"""
+## The paper's claims
+
+Each claim about speed is one line of this table: the task, the method said to be faster, the one said to be slower. The
+verdict is the interval's: *holds* if all of it lies above 1, *does not hold* if all of it lies below, *undecided* if 1 is
+inside, *not tested* if a run is missing. The tenth claim is not about policies: `04_eval_human.py` tests it.
+"""
+
+# %%
+CLAIMS = [
+    ("HOLD-C + sparse beats sparse on pushing (10x)", "pushing", "hold_c", "sparse"),
+    ("HOLD-C + sparse beats sparse on drawer_open with two goals (over 18x)", "drawer_open", "hold_c", "sparse"),
+    ("HOLD-C beats HOLD-R on pushing", "pushing", "hold_c", "hold_r"),
+    ("Close drawer is learned without sparse reward", "close_drawer", "hold_c-only", None),
+    ("HOLD-C beats TCN", "pushing", "hold_c", "tcn"),
+    ("HOLD-C beats R3M", "pushing", "hold_c", "r3m"),
+    ("Pixel L2 is slower than HOLD-C", "pushing", "hold_c", "pixels"),
+    ("Cumulative beats instantaneous", "pushing", "hold_c-cumulative-T1", "hold_c-instantaneous-T1"),
+    ("T a tenth as large does worse (Fig. 6a)", "pushing", "hold_c-T1", "hold_c-T0.1"),
+]
+
+
+def judge(groups, faster, slower, column, threshold):
+    """(verdict, what was measured) for one claim, from the runs of its task."""
+    group = lambda name: sum((paths for key, paths in groups.items() if key == name or (name == "tcn" and key[:3] == "tcn")), [])
+    if not group(faster) or (slower and not group(slower)):
+        return "not tested", ""
+    steps, values = read_curves(group(faster), column)
+    if slower is None:
+        share = (values.max(1) >= threshold).mean()
+        return ("holds" if share == 1 else "does not hold" if share == 0 else "undecided"), f"{share:.0%} of {len(values)} seeds"
+    ratio, low, high = speed_up(read_curves(group(slower), column), (steps, values), threshold)
+    if math.isnan(ratio) and math.isnan(low):
+        return "undecided", f"neither reaches {threshold:g}"
+    return ("holds" if low > 1 else "does not hold" if high < 1 else "undecided"), f"{ratio:.2g}x ({low:.2g} to {high:.2g})"
+
+
+# %%
+def claims_table(folder):
+    """One row per claim, with a verdict from the runs below `folder`."""
+    rows = []
+    for claim, task, faster, slower in CLAIMS:
+        column, threshold = MEASURE.get(task, ("success", 0.9))
+        found = list((Path(folder) / task).glob("*-seed*/curve.csv"))
+        verdict = judge(read_groups(Path(folder) / task), faster, slower, column, threshold) if found else ("not tested", "")
+        rows.append({"claim": claim, "task": task, "verdict": verdict[0], "measured": verdict[1]})
+    return rows
+
+
+# %% [markdown]
+r"""
+## Run, or say what would run
+"""
+
+# %%
+if __name__ == "__main__":
+    config = parse_config(Config)
+    plot_style()
+    jobs = [] if config.film else list_jobs(config)
+    if config.film:
+        names = [name for name in config.rewards if name not in ("sparse", "oracle")]
+        distances = {name: load_distance(make_file(config, name)) for name in names}
+        with write_whole(Path(config.out) / "film.png") as draft:
+            film_figure(read_clip(config.film)[0], distances).savefig(draft)
+    elif config.dry_run:
+        for job in jobs:
+            print("python", *job.command[1:])
+        steps = sum(config.steps for job in jobs if not is_finished(job))
+        print(f"{len(jobs)} runs, {steps} steps to go: about {steps / 30 / 60:.0f} minutes at the 30 steps/s of two laptop cores")
+    else:
+        run_jobs(jobs, config.jobs)
+
+# %%
+if __name__ == "__main__" and not (config.dry_run or config.film):
+    home = Path(config.out) / config.task
+    column, level = MEASURE.get(config.task, ("success", 0.9))
+    level = config.threshold or level
+    wanted = {job.reward for job in jobs}
+    groups = {name: paths for name, paths in read_groups(home).items() if name in wanted}
+    rows = comparison_table(groups, column, level)
+    write_csv(home / "table.csv", rows)
+    write_csv(Path(config.out) / "claims.csv", claims_table(config.out))
+    for row in rows:
+        print(f"{row['reward']:24} {column} {row[column]:7.2f} +- {row['error']:.2f}, {level:g} after {row['steps_to_level']:8.0f} steps, "
+              f"{row['speed_up']:.2g}x sparse ({row['low']:.2g} to {row['high']:.2g}), T {row['scale']:.3g}, {row['minutes']:.0f} min")
+    with write_whole(home / "curves.png") as draft:
+        plot_comparison(groups, column, level, config.task).savefig(draft)
+
+# %% [markdown]
+r"""
+## What we learned
+
+- A rival is a distance file and a T. With T set by one rule for all, what differs is the distance alone.
+- TCN asks where the robot *should be now*. Whoever is late is punished on the right way, so a demonstration must fit in
+  start, crop and speed.
+- Pixels are enough while nothing but the object and the arm moves, and the arm's way to the goal is straight.
+- With few seeds an interval is wide, and "undecided" is an honest verdict.
+
+**Exercises.**
+1. `--rewards sparse hold_c hold_c-only`: *expect* the arm to reach the goal's pose without the sparse reward, and to stay
+   there whether or not the object came along.
+2. In `tcn_distance`, set `beta=0`. *Expect* a weaker pull near the goal, where $D$ is small, and worse last centimetres.
+3. `--ablation form`: *expect* the instantaneous form to be slower: it pays for coming closer, and takes it back for every
+   step away, so that standing at the goal is worth nothing.
+"""
