@@ -78,7 +78,7 @@ class Config:
     @classmethod
     def smoke(cls):
         """Two short runs, for tests and a look around."""
-        return cls(task="pushing", rewards=("sparse", "pixels", "tcn"), seeds=1, steps=120, flags="--preset smoke", height=32,
+        return cls(task="pushing", rewards=("sparse", "pixels"), seeds=1, steps=120, flags="--preset smoke", height=32,
                    hold_c="runs/smoke/hold_c/distance.pt2", demonstrations="runs/smoke/clips/demonstrations",
                    out="runs/smoke/baselines")
 
@@ -415,7 +415,7 @@ def run_jobs(jobs, at_once=0):
     """Run what is not finished, `at_once` at a time. Raises UserError, with the run's last line, where one failed."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     at_once = at_once or max(1, cores // 2)
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // at_once))}
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // at_once))} | os.environ
     todo, running, failed = [job for job in jobs if not is_finished(job)], {}, []
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="runs")
     try:
@@ -531,7 +531,7 @@ def comparison_table(groups, column, threshold):
         rows.append({"reward": name, "seeds": len(values), "steps": int(steps[-1]), column: values[:, -1].mean(), "error": error,
                      "steps_to_level": steps_to_threshold(steps, values.mean(0), threshold), "speed_up": faster[0],
                      "low": faster[1], "high": faster[2],
-                     "scale": json.loads(settings.read_text())["scale"] if settings.is_file() else math.nan,
+                     "scale": settings.is_file() and json.loads(settings.read_text())["scale"] or math.nan,
                      "minutes": sum(read_csv(path)["minutes"][-1] for path in groups[name])})
     return rows
 

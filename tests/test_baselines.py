@@ -158,6 +158,7 @@ def test_table_and_figure_from_csv_files(tmp_path):
         write_run(tmp_path, "sparse", seed, [0, 0, 0, 0.5, 1])
         write_run(tmp_path, "hold_c", seed, [0, 1, 1, 1, 1 - 0.3 * seed])
     (tmp_path / "hold_c-seed0" / "run.json").write_text(json.dumps({"scale": 4.5}))
+    (tmp_path / "sparse-seed0" / "run.json").write_text(json.dumps({"scale": None}))  # as 05 writes it
     groups = base.read_groups(tmp_path)
     rows = {row["reward"]: row for row in base.comparison_table(groups, "success", 0.9)}
     assert rows["sparse"]["steps_to_level"] == pytest.approx(48) and rows["hold_c"]["steps_to_level"] == pytest.approx(19)
