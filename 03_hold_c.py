@@ -616,6 +616,8 @@ def batch_reader(batches, config, device, first=0):
     parts = iter(torch.utils.data.DataLoader(todo, batch_size=None, num_workers=config.workers,
                                              pin_memory=device.type == "cuda"))
     fetch = lambda: [[x.to(device, non_blocking=True) for x in next(parts)] for _ in range(config.accumulate)]
+    if device.type == "cpu":  # nothing to gain: network and preparation would share the cores
+        return fetch
     pool = ThreadPoolExecutor(1)  # prepares a batch while the network works on the one before
     ahead = deque([pool.submit(fetch)])
 

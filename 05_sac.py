@@ -1506,7 +1506,7 @@ def look(config):
 
 
 def draw_look(path, task, tries, goals, curves):
-    """Write the figure (.png) and the film (.mp4) of one task; the film has the curve of the last distance."""
+    """Write one task's figure (.png), film with the last distance's curve (.mp4), and success as it is (-success.mp4)."""
     figure = look_figure(task, tries, goals, curves)
     with write_whole(path.with_suffix(".png")) as draft:
         figure.savefig(draft)
@@ -1514,6 +1514,8 @@ def draw_look(path, task, tries, goals, curves):
     label, along = list(curves.items())[-1]
     film = film_with_curve(tries["success"][0], along["success"], f"{label}: d(s, g) - d(g, g)")
     write_video(path.with_suffix(".mp4"), film, fps=10)
+    height, width = (side // 2 * 2 for side in tries["success"][0].shape[1:3])  # video wants even sides
+    write_video(path.with_name(f"{task}-success.mp4"), tries["success"][0][:, :height, :width], fps=10)
 
 
 # %% [markdown]
@@ -2080,9 +2082,8 @@ def default_out(config):
     return config.out or f"runs/sac/{config.task}-{reward}-seed{config.seed}"
 
 
-def learn(config):
-    """The main job: make the environments, print the sanity table, and train from the checkpoint on. Returns what there is."""
-    env, distance = make_env(config)
+def learn(config, env, distance):
+    """Print the sanity table, and train from the checkpoint on. Returns the run and the environment of its evaluations."""
     eval_env, _ = make_env(config, twin=env)
     if distance is not None:
         sanity_table(config.task, distance, env.unwrapped.size, config.quality, env.scorer.scale)
@@ -2095,7 +2096,7 @@ def learn(config):
     with write_whole(Path(config.out) / "run.json") as draft:
         draft.write_text(json.dumps(settings, indent=1))
     train(run, env, eval_env)
-    return run, eval_env, distance
+    return run, eval_env
 
 
 # %%
@@ -2110,10 +2111,29 @@ if __name__ == "__main__":
         draw_curves(config.plot)
     else:
         config.out = default_out(config)
-        run, eval_env, distance = learn(config)
+        env, distance = make_env(config)
+
+# %% [markdown]
+r"""
+Look before you train: in a notebook this cell shows what the distance says of the task, in a run's folder it is
+`look.png`. If the curve of the failed try ends as low as that of success, expect the arm to copy the pose.
+"""
 
 # %%
-if __name__ == "__main__" and not (config.look or config.benchmark or config.plot):
+TRAINS = __name__ == "__main__" and not (config.look or config.benchmark or config.plot)
+if TRAINS and distance is not None:
+    tries, goals = recordings(config.task, env.unwrapped.size, config.quality)
+    along = {label: {kind: distance_along(d, frames, goals, stages) for kind, (frames, _, stages) in tries.items()}
+             for label, d in (("pixels", pixel_distance), (distance.meta["name"], distance))}
+    with write_whole(f"{config.out}/look.png") as draft:
+        look_figure(config.task, tries, goals, along).savefig(draft)
+
+# %%
+if TRAINS:
+    run, eval_env = learn(config, env, distance)
+
+# %%
+if TRAINS:
     with write_whole(f"{config.out}/curve.png") as draft:
         plot_curves([f"{config.out}/curve.csv"]).savefig(draft)
     film_policy(run, eval_env, distance, config.out)

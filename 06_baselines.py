@@ -16,6 +16,7 @@ python 06_baselines.py --dry-run                        # the commands it would 
 python 06_baselines.py --rewards sparse pixels hold_c   # close drawer, 3 seeds each: about 50 minutes on two cores
 python 06_baselines.py --task pushing --preset paper    # 80,000 steps, 5 seeds: for a machine with a GPU
 python 06_baselines.py --ablation scale                 # also: form, architecture, long-sparse
+python 06_baselines.py --film runs/look/pushing-success.mp4 --rewards pixels tcn hold_c   # the rivals along a film of 05 --look
 ```
 
 Finished runs are kept, a stopped one goes on, and a table of what is there is drawn each time.
@@ -65,7 +66,7 @@ class Config:
     threshold: float = 0.0  # return or success that counts as learned; 0 takes the paper's
     ablation: Literal["", "scale", "form", "architecture", "long-sparse"] = ""  # of Figs. 6 to 8, in place of rewards
     jobs: int = 0  # runs at a time; 0 takes one for two cores
-    film: str = ""  # a film of a success, such as runs/look/pushing-success.webm: draw the rivals along it, and stop
+    film: str = ""  # a film of a success, such as runs/look/pushing-success.mp4 of 05: draw the rivals along it, and stop
     out: str = "runs/baselines"  # folder of the runs
     dry_run: bool = False  # print the commands and an estimate of minutes, and stop
 

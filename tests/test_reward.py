@@ -419,6 +419,8 @@ def test_look_scores_several_files_and_draws(sac, pushing_tries, distance_files,
     assert columns["distance"].tolist() == ["pixels", *distance_files] and columns["name"].tolist() == ["pixels", "random", "random"]
     assert columns["contrast"] == pytest.approx([row["contrast"] for row in rows]) and len(set(columns["contrast"])) == 3
     film, _ = common.read_clip("runs/look/pushing.mp4")
+    plain, _ = common.read_clip("runs/look/pushing-success.mp4")
+    assert len(plain) == len(film) and plain.shape[1:] == (24, 24, 3)
     assert len(film) == len(pushing_tries[0]["success"][0]) and film.std() > 10
     assert film[-1].min(-1)[:, film.shape[2] // 2 :].min() < film[0].min(-1)[:, film.shape[2] // 2 :].min() + 1  # the curve grew
     assert Path("runs/look/pushing.png").stat().st_size > 10_000 and "pixels" in capsys.readouterr().out

@@ -33,7 +33,7 @@ def test_the_main_job_makes_what_is_missing_and_ends_with_its_files(smoke):
     assert len(common.read_csv(made / "curve.csv")["step"]) == 2
     frames, _ = common.read_clip(made / "policy.mp4")
     assert len(frames) == 61 and frames.std() > 10
-    assert (made / "curve.png").stat().st_size > 5000
+    assert (made / "curve.png").stat().st_size > 5000 and (made / "look.png").stat().st_size > 20_000
     distance = common.load_distance(folder / "runs/smoke/hold_c/distance.pt2")
     assert distance.kind == "embedding" and distance.history == 1
 
