@@ -16,7 +16,7 @@ labels. **Writes** `runs/hold_c/distance.pt2`, the *distance file* that 04, 05 a
 beside it.
 
 ```
-python 03_hold_c.py                          # about 4 minutes on two cores, no GPU
+python 03_hold_c.py                          # about 5 minutes on two cores, no GPU
 python 03_hold_c.py --data my_videos/        # any folder of webm, mp4, mkv, mov, avi or gif
 python 03_hold_c.py --objective vip --out runs/vip   # another objective on the same loop, to compare
 python 03_hold_c.py --preset gpu             # ResNet-50 on the stand-in, for one GPU

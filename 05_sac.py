@@ -13,7 +13,7 @@ the reward, and soft actor-critic (SAC), and trains a policy from pixels.
 `runs/sac/...`: curves as CSV, a figure, the policy, and a film of it.
 
 ```
-python 05_sac.py                               # about 6 minutes on two cores, 11 with clips and distance
+python 05_sac.py                               # about 6 minutes on two cores, 12 with clips and distance
 python 05_sac.py --task pushing
 python 05_sac.py --look                        # what does the distance say of good, failed and random tries?
 python 05_sac.py --look --no-figures --distances runs/*/distance.pt2 --tasks pushing faucet_right
