@@ -1836,7 +1836,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.agent = Agent(shape, actions, config.encoder, config.temperature).to(device)
         self.target = copy.deepcopy(self.agent).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.agent.parameters(), lr=config.lr)
+        self.optimizer = torch.optim.Adam(self.agent.parameters(), lr=config.lr, fused=True)
         self.replay = Replay(min(config.replay, config.steps + config.steps // 10 + 1000), shape, actions, device)
         self.rng = np.random.default_rng([config.seed, 5])
         self.step, self.episode, self.seconds, self.rows, self.recent = 0, 0, 0.0, [], []
