@@ -35,8 +35,6 @@ import math
 import os
 import re
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -52,8 +50,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
-from common import (ClipSet, Preprocess, UserError, load_checkpoint, load_distance, parse_config, pick_device,
-                    plot_style, read_csv, run_script, save_checkpoint, save_distance, write_csv, write_whole)
+from common import (ClipSet, Preprocess, UserError, load_checkpoint, load_distance, make_clips, parse_config,
+                    pick_device, plot_style, read_csv, save_checkpoint, save_distance, write_csv, write_whole)
 
 # %%
 @dataclass
@@ -583,10 +581,8 @@ def train(config):
     network, optimizer, scaler, dtype = make_trainer(config, device)
     state = start_or_resume(config, network, optimizer, scaler)
     if state["step"] < config.steps:
-        data, labels = Path(config.data), Path(config.data) / "labels/labels.json"
-        if rank == 0 and (not data.exists() or (data / "manifest.json").exists() and not labels.exists()):
-            print(f"the clips in {data} are missing or unfinished, so they are made first", flush=True)
-            run_script("01_data.py", "--out", data)
+        if rank == 0:
+            make_clips(config.data)
         if world > 1:
             distributed.barrier()
         side = config.size * 9 // 8
@@ -615,17 +611,7 @@ def batch_reader(batches, config, device, first=0):
     todo = torch.utils.data.Subset(batches, range(first * config.accumulate, len(batches)))
     parts = iter(torch.utils.data.DataLoader(todo, batch_size=None, num_workers=config.workers,
                                              pin_memory=device.type == "cuda"))
-    fetch = lambda: [[x.to(device, non_blocking=True) for x in next(parts)] for _ in range(config.accumulate)]
-    if device.type == "cpu":  # nothing to gain: network and preparation would share the cores
-        return fetch
-    pool = ThreadPoolExecutor(1)  # prepares a batch while the network works on the one before
-    ahead = deque([pool.submit(fetch)])
-
-    def draw():
-        ahead.append(pool.submit(fetch))
-        return ahead.popleft().result()
-
-    return draw
+    return lambda: [[x.to(device, non_blocking=True) for x in next(parts)] for _ in range(config.accumulate)]
 
 
 # %%

@@ -49,8 +49,8 @@ from scipy.stats import rankdata, spearmanr
 from torch import nn
 from tqdm.auto import tqdm
 
-from common import (Distance, Preprocess, UserError, find_clips, load_distance, parse_config, pick_device, plot_style, read_clip,
-                    read_csv, run_script, write_csv, write_video, write_whole)
+from common import (Distance, Preprocess, UserError, find_clips, find_labels, load_distance, make_clips, parse_config, pick_device,
+                    plot_style, read_clip, read_csv, read_labels, run_script, write_csv, write_video, write_whole)
 
 # %%
 @dataclass
@@ -468,11 +468,8 @@ class Item(NamedTuple):
 
 def read_templates(folder, split):
     """{clip id: action template} of a split, from SSv2's label file; empty where there is none."""
-    name = f"something-something-v2-{split}.json"
-    for path in (Path(folder) / f"labels/{split}.json", Path(folder) / name, Path(folder) / "labels" / name):
-        if path.is_file():
-            return {e["id"]: e.get("template", "") for e in json.loads(path.read_text())}
-    return {}
+    labels = find_labels(folder, split)
+    return {entry["id"]: entry.get("template", "") for entry in read_labels(labels)} if labels else {}
 
 
 def find_items(folder, split, limit=0, templates=""):
@@ -484,13 +481,13 @@ def find_items(folder, split, limit=0, templates=""):
         raise UserError(f"--templates {templates} is no regular expression: {error}") from error
     if not paths:
         raise UserError(f"no clip of split {split} {templates} in {folder}; give another --split, --templates or --data")
-    listing = Path(folder) / "labels/controls.json"
-    if listing.is_file():
+    listing = find_labels(folder, "controls")
+    if listing:
         found = {p.stem: p for p in find_clips(folder, "controls")}
-        for entry in json.loads(listing.read_text()):
+        for entry in read_labels(listing):
             if "of" not in entry or entry.get("control") not in ("failed", "still", "reversed"):
                 raise UserError(f"{listing}: an entry needs 'of' and 'control' (failed, still or reversed); make it again")
-            controls[entry["of"]][entry["control"]] = found.get(entry["id"])
+            controls[str(entry["of"])][entry["control"]] = found.get(entry["id"])
     others = [None] if len(paths) == 1 else [paths[-1], *paths]
     return [Item(p, o, controls[p.stem].get("failed"), controls[p.stem].get("still")) for p, o in zip(paths, others)]
 
@@ -1267,13 +1264,11 @@ r"""
 # %%
 def evaluate(config):
     """Score, tabulate and print. Returns (rows, scores, table, items)."""
-    device, data = pick_device(config.device), Path(config.data)
+    device = pick_device(config.device)
     files = file_rows(config, device)
-    if not data.exists() or ((data / "manifest.json").exists() and not (data / "labels/labels.json").exists()):
-        print(f"the clips in {data} are missing or unfinished, so they are made first", flush=True)
-        run_script("01_data.py", "--out", data)
+    make_clips(config.data)
     rows = files + trivial_rows(files, config, device)
-    scores, items, fps = score(rows, find_items(data, config.split, config.limit, config.templates), config)
+    scores, items, fps = score(rows, find_items(config.data, config.split, config.limit, config.templates), config)
     table = tabulate(rows, scores, fps, config)
     write_table(Path(config.out) / "table.csv", table, items, config)
     print_tables(table, items, scores)

@@ -91,6 +91,14 @@ def run_script(script, *arguments):
         raise UserError(f"{script} stopped before it was done; its message is above")
 
 
+def make_clips(folder):
+    """Let 01 make the stand-in clips where a folder is missing, or was not finished by 01."""
+    folder = Path(folder)
+    if not folder.exists() or (folder / "manifest.json").exists() and not (folder / "labels/labels.json").exists():
+        print(f"the clips in {folder} are missing or unfinished, so they are made first", flush=True)
+        run_script("01_data.py", "--out", folder)
+
+
 def pick_device(name="auto"):
     """Return the torch device called `name`; `auto` takes CUDA, then MPS, then the CPU."""
     if name == "auto":

@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,14 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)
+
+import common  # noqa: E402  # after the path is set
+
+
+@pytest.fixture(scope="session")
+def hold_r():
+    """The module 02_hold_r."""
+    return importlib.import_module("02_hold_r")
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +41,40 @@ def sac():
 def rng():
     """A generator with a fixed seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def moving_squares(tmp_path_factory):
+    """A folder of 24 clips, a square moving to the right in each."""
+    folder = tmp_path_factory.mktemp("moving")
+    for i in range(24):
+        frames = np.full((30, 40, 48, 3), 9 * i, np.uint8)
+        for t in range(30):
+            frames[t, 10:25, t : t + 15] = (250, 8 * i, 60)
+        common.write_video(folder / f"{i}.webm", frames, fps=12)
+    return folder
+
+
+@pytest.fixture
+def clips(tmp_path, moving_squares):
+    """`tmp_path / "clips"`, a fresh copy of `moving_squares`."""
+    return shutil.copytree(moving_squares, tmp_path / "clips")
+
+
+@contextmanager
+def stopped_after(module, function, calls):
+    """Within the block, call number `calls + 1` of a module's function raises KeyboardInterrupt, as Ctrl-C does."""
+    real, done = getattr(module, function), []
+
+    def stops(*arguments):
+        if len(done) == calls:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, function, stops)
+        yield
 
 
 def run(*arguments, cwd=ROOT, **environment):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import common
-from conftest import run
+from conftest import run, stopped_after
 from test_hold_r import flax_bytes, released, resnet_by_numpy, resnet_tree
 
 
@@ -112,31 +112,11 @@ def small(hold_c, tmp_path, **changes):
     return config
 
 
-@pytest.fixture
-def clips(tmp_path):
-    (tmp_path / "clips").mkdir()
-    for i in range(24):
-        frames = np.full((30, 40, 48, 3), 9 * i, np.uint8)
-        for t in range(30):
-            frames[t, 10:25, t : t + 15] = (250, 8 * i, 60)
-        common.write_video(tmp_path / "clips" / f"{i}.webm", frames, fps=12)
-
-
-def test_training_stopped_and_resumed_equals_training_in_one_go(hold_c, tmp_path, clips, monkeypatch):
+def test_training_stopped_and_resumed_equals_training_in_one_go(hold_c, tmp_path, clips):
     whole = hold_c.train(small(hold_c, tmp_path, out=str(tmp_path / "whole")))
     config = small(hold_c, tmp_path)
-    real, calls = hold_c.training_step, []
-
-    def stops_after_three(*arguments):
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return real(*arguments)
-
-    monkeypatch.setattr(hold_c, "training_step", stops_after_three)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(hold_c, "training_step", 3), pytest.raises(KeyboardInterrupt):
         hold_c.train(config)
-    monkeypatch.setattr(hold_c, "training_step", real)
     halves = hold_c.train(config)
     states = [common.load_checkpoint(path.parent / "checkpoint.pt") for path in (whole, halves)]
     assert states[0]["step"] == states[1]["step"] == 4

@@ -1,6 +1,5 @@
 """02_hold_r.py: pairs, targets, both networks against independent ones, parts of a batch, resuming, others' weights."""
 
-import importlib
 import math
 from functools import partial
 
@@ -11,13 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 import common
-from conftest import ROOT, run
-
-
-@pytest.fixture(scope="module")
-def hold_r():
-    """The module 02_hold_r."""
-    return importlib.import_module("02_hold_r")
+from conftest import ROOT, run, stopped_after
 
 
 def small(hold_r, tmp_path, **changes):
@@ -30,16 +23,6 @@ def small(hold_r, tmp_path, **changes):
 
 def vivit(**changes):
     return dict(network="vivit_tiny", patch=8, **changes)
-
-
-@pytest.fixture
-def clips(tmp_path):
-    (tmp_path / "clips").mkdir()
-    for i in range(24):
-        frames = np.full((30, 40, 48, 3), 9 * i, np.uint8)
-        for t in range(30):
-            frames[t, 10:25, t : t + 15] = (250, 8 * i, 60)
-        common.write_video(tmp_path / "clips" / f"{i}.webm", frames, fps=12)
 
 
 # ---- Pairs, targets, batches ----------------------------------------------------------------------------------------
@@ -311,21 +294,11 @@ def test_two_processes_train_as_one(hold_r, tmp_path, clips):
 
 
 @pytest.mark.parametrize("network", [dict(), vivit(drop_path=0.5, accumulate=2)])
-def test_training_stopped_and_resumed_equals_training_in_one_go(hold_r, tmp_path, clips, monkeypatch, network):
+def test_training_stopped_and_resumed_equals_training_in_one_go(hold_r, tmp_path, clips, network):
     whole = hold_r.train(small(hold_r, tmp_path, out=str(tmp_path / "whole"), **network))
     config = small(hold_r, tmp_path, **network)
-    real, calls = hold_r.training_step, []
-
-    def stops_after_three(*arguments):
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return real(*arguments)
-
-    monkeypatch.setattr(hold_r, "training_step", stops_after_three)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(hold_r, "training_step", 3), pytest.raises(KeyboardInterrupt):
         hold_r.train(config)
-    monkeypatch.setattr(hold_r, "training_step", real)
     halves = hold_r.train(config)
     states = [common.load_checkpoint(path.parent / "checkpoint.pt") for path in (whole, halves)]
     assert states[0]["step"] == states[1]["step"] == 4 and (halves.parent / "strip.png").stat().st_size > 5000
