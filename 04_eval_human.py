@@ -546,6 +546,15 @@ class Row(NamedTuple):
     group: str = ""  # equal for files that differ in the seed alone
 
     @property
+    def kind(self):
+        """The row of the paper's Table IV whose small sister this file is; empty where there is none."""
+        if not self.path or self.distance.meta["name"] not in ("HOLD-R", "HOLD-C"):
+            return ""
+        name, network = self.distance.meta["name"], self.distance.meta.get("training", {}).get("network", "")
+        frames = f" {self.distance.history}" if name == "HOLD-R" else ""
+        return f"{name} {'ViT' if network.startswith('vi') else 'ResNet'}{frames}"
+
+    @property
     def mean_fps(self):
         """The frame rate whose frames d counts (HOLD-R writes it into its file); None where d is not a time."""
         return self.distance.meta.get("training", {}).get("fps") if self.key else None
@@ -780,15 +789,14 @@ CONTROLS = {
     "goal_use": lambda f: goal_use.parts(f["forward"], f["swapped"]),
     "agreement": lambda f: agreement.parts(f["forward"], f["mirrored"]),
 }
-TABLE_IV = {  # of the paper: Something-Something v2, validation
-    "paper HOLD-R ViViT, 3 frames": (0.6709, 0.4539, 499.2, 18.0, 1.54, 0.0663),
-    "paper HOLD-R ResNet-50, 1 frame": (0.7136, 0.3976, 482.1, 17.3, 1.48, 0.0233),
-    "paper HOLD-R ResNet-50, 3 frames": (0.7139, 0.4385, 514.1, 18.1, 1.55, 0.0611),
-    "paper HOLD-C ResNet-50": (0.6246, 0.4015),
-    "paper HOLD-C ViT": (0.6559, 0.4006),
-}
 COLUMNS = ("spearman", "misclassification", "mse_frames", "mean_error_frames", "mean_error_s", "hinge_s")
-PAPER = {(label, metric): value for label, values in TABLE_IV.items() for metric, value in zip(COLUMNS, values)}
+TABLE_IV = {  # of the paper: Something-Something v2, validation, 24,777 clips
+    "HOLD-R ViT 3": (0.6709, 0.4539, 499.2, 18.0, 1.54, 0.0663),
+    "HOLD-R ResNet 1": (0.7136, 0.3976, 482.1, 17.3, 1.48, 0.0233),
+    "HOLD-R ResNet 3": (0.7139, 0.4385, 514.1, 18.1, 1.55, 0.0611),
+    "HOLD-C ResNet": (0.6246, 0.4015),
+    "HOLD-C ViT": (0.6559, 0.4006),
+}
 
 
 # %%
@@ -805,7 +813,7 @@ def with_seed_groups(rows):
 
 
 def tabulate(rows, scores, fps, config):
-    """All numbers: {(label, film, metric): (value, low, high)}; the controls' film is "all"."""
+    """All numbers: {(label, film, metric): (value, low, high)}. The controls' film is "all", that of the paper's numbers "paper"."""
     weights, table = resamples(len(fps), config.bootstraps, config.seed), {}
     for label, members in with_seed_groups(rows).items():
         wanted = METRICS | (TIME_METRICS if members[0].mean_fps or not members[0].key else {})
@@ -816,35 +824,41 @@ def tabulate(rows, scores, fps, config):
             value = interval(files, weights, config.seed)
             if np.isfinite(value[0]):
                 table[label, film, name] = value
+        paper = zip(COLUMNS, TABLE_IV.get(members[0].kind, ()))
+        table |= {(label, "paper", name): (value, math.nan, math.nan) for name, value in paper}
     return table
 
 
 def write_table(path, table, items, config):
-    """Write table.csv, one number per line; the paper's are marked as SSv2's."""
-    header = ("distance", "data", "videos", "film", "metric", "value", "low", "high")
-    here, there = (f"{config.data} {config.split}", len(items)), ("SSv2 validation (paper, Table IV)", 24_777)
-    lines = [(label, *here, film, metric, *(f"{x:.6g}" for x in values)) for (label, film, metric), values in table.items()]
-    lines += [(label, *there, "forward", metric, value, "", "") for (label, metric), value in PAPER.items()]
-    write_csv(path, [dict(zip(header, line)) for line in lines])
+    """Write table.csv, one number per line; `paper_ssv2` is the paper's number for the model of the same kind on SSv2."""
+    header, here = ("distance", "data", "videos", "film", "metric", "value", "low", "high"), (f"{config.data} {config.split}", len(items))
+    lines = []
+    for (label, film, metric), values in table.items():
+        paper = table.get((label, "paper", metric), [""])[0] if film == "forward" else ""
+        line = dict(zip(header, (label, *here, film, metric, *(f"{x:.6g}" for x in values))))
+        lines += [line | {"paper_ssv2": paper}] if film != "paper" else []
+    write_csv(path, lines)
 
 
 # %%
 def print_tables(table, items, scores):
     """Table IV and the controls, as text."""
     labels = list(dict.fromkeys(label for label, _, _ in table))
-    wide = max(map(len, [*labels, *TABLE_IV])) + 2
+    wide = max(map(len, labels)) + 2
     short = sum(len(c) < 2 for c in next(iter(scores.values()))["forward"])
-    print(f"\n{len(items)} videos, forward; {short} too short for ranks; [95% over videos]; the paper's MSE is not comparable")
-    columns = {"Kendall": ("kendall", 9, 3), "miscl.": ("misclassification", 8, 3), "all pairs": ("misclassification_all", 10, 3),
-               "hinge s": ("hinge_s", 9, 4), "MSE": ("mse_frames", 8, 1), "error": ("mean_error_frames", 7, 1),
-               "in s": ("mean_error_s", 6, 2)}
-    print(f"{'Spearman':>{wide + 20}}" + "".join(f"{title:>{width}}" for title, (_, width, _) in columns.items()))
-    for label in [*labels, *TABLE_IV]:
-        value, low, high = table.get((label, "forward", "spearman"), (PAPER.get((label, "spearman")), 0, 0))
-        line = f"{label:{wide}}{value:6.3f}" + (f" [{low:5.2f}, {high:5.2f}]" if label in labels else f"{'SSv2':>14}")
-        for name, width, places in columns.values():
-            value = table.get((label, "forward", name), [PAPER.get((label, name))])[0]
-            line += f"{'':>{width}}" if value is None else f"{value:{width}.{places}f}"
+    print(f"\n{len(items)} videos, forward; {short} too short for ranks; [95% over videos]; SSv2: the paper's, for a model of that kind")
+    columns = {"SSv2": ("paper", "spearman", 7, 3), "Kendall": ("forward", "kendall", 9, 3),
+               "miscl.": ("forward", "misclassification", 8, 3), "SSv2 ": ("paper", "misclassification", 8, 3),
+               "all pairs": ("forward", "misclassification_all", 10, 3), "hinge s": ("forward", "hinge_s", 9, 4),
+               "MSE": ("forward", "mse_frames", 8, 1), "error": ("forward", "mean_error_frames", 7, 1),
+               "in s": ("forward", "mean_error_s", 6, 2)}
+    print(f"{'Spearman':>{wide + 20}}" + "".join(f"{title:>{width}}" for title, (*_, width, _) in columns.items()))
+    for label in labels:
+        value, low, high = table[label, "forward", "spearman"]
+        line = f"{label:{wide}}{value:6.3f} [{low:5.2f}, {high:5.2f}]"
+        for film, name, width, places in columns.values():
+            value = table.get((label, film, name))
+            line += f"{value[0]:{width}.{places}f}" if value else f"{'':>{width}}"
         print(line)
     print("\nControls: Spearman on each film (see text for the goals), then shares\n" + " " * wide
           + "".join(f"{name:>10}" for name in (*FILMS, *CONTROLS)))
@@ -894,21 +908,19 @@ Read the table's figure from the trivial rows up.
 
 # %%
 def plot_table(table):
-    """Order metrics of all rows as dots with intervals, the paper's as hollow ones."""
+    """Order metrics of all rows as dots with intervals; hollow: the paper's for a model of that kind, on SSv2."""
     labels = list(dict.fromkeys(label for label, _, _ in table))
-    every = [*labels, *TABLE_IV]
-    figure, axes = plt.subplots(1, 4, figsize=(12, 1 + 0.22 * len(every)), sharey=True)
+    figure, axes = plt.subplots(1, 4, figsize=(12, 1 + 0.22 * len(labels)), sharey=True)
     titles = ("Spearman (1 is best)", "Kendall (1)", "misclassified neighbours (0)", "misclassified pairs, all (0)")
     for axis, metric, title in zip(axes, METRICS, titles):
-        for y, label in enumerate(every):
-            if (label, "forward", metric) in table:
-                value, low, high = table[label, "forward", metric]
-                axis.plot([low, high], [y, y], color="tab:blue", linewidth=2, alpha=0.5)
-                axis.plot(value, y, "o", color="tab:blue")
-            elif (label, metric) in PAPER:
-                axis.plot(PAPER[label, metric], y, "o", color="gray", markerfacecolor="none")
+        for y, label in enumerate(labels):
+            value, low, high = table[label, "forward", metric]
+            axis.plot([low, high], [y, y], color="tab:blue", linewidth=2, alpha=0.5)
+            axis.plot(value, y, "o", color="tab:blue")
+            if paper := table.get((label, "paper", metric)):
+                axis.plot(paper[0], y, "o", color="gray", markerfacecolor="none")
         axis.set_title(title, loc="left")
-    axes[0].set_yticks(range(len(every)), [*labels, *(f"{label} (SSv2)" for label in TABLE_IV)])
+    axes[0].set_yticks(range(len(labels)), labels)
     axes[0].invert_yaxis()
     return figure
 

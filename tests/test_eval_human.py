@@ -142,7 +142,7 @@ class Embedding(torch.nn.Module):
 
 
 def write_file(path, network, kind="embedding", history=1, **training):
-    meta = {"name": "toy", "kind": kind, "history": history, "training": training}
+    meta = {"name": "HOLD-R" if kind == "pairwise" else "HOLD-C", "kind": kind, "history": history, "training": training}
     common.save_distance(path, network.eval(), meta, common.Preprocess(16))
     return str(path)
 
@@ -238,7 +238,9 @@ def test_the_whole_evaluation(folder, files, tmp_path, capsys):
     csv = common.read_csv(tmp_path / "out/table.csv")
     mine = (csv["distance"] == "c-s0") & (csv["film"] == "forward") & (csv["metric"] == "spearman")
     assert float(csv["value"][mine][0]) == pytest.approx(ev.spearman(scores["c-s0"]["forward"]), rel=1e-5)
-    assert (csv["data"] == "SSv2 validation (paper, Table IV)").sum() == 3 * 6 + 2 * 2
+    paper = {(d, m): p for d, f, m, p in zip(*(csv[k] for k in ("distance", "film", "metric", "paper_ssv2"))) if p and f == "forward"}
+    assert paper["c-s0", "spearman"] == "0.6246" and paper["r", "mse_frames"] == "514.1"  # Table IV: HOLD-C, HOLD-R with 3 frames
+    assert {label for label, _ in paper} == {"r", "c-s0", "c-s1", "c (2 seeds)"} and len(paper) == 6 + 3 * 2
     figures = ev.draw_all(rows, scores, table, items, config)
     assert set(figures) == {"table", "controls", "videos", "templates"}
     assert all((tmp_path / f"out/{name}.png").stat().st_size > 5000 for name in figures)

@@ -273,12 +273,11 @@ def test_accumulated_parts_give_the_gradients_of_the_joint_batch(hold_c):
 
 def test_two_processes_train_as_one(hold_c, tmp_path, clips):
     """torchrun with two CPU processes: the weights of one, but for the signs of vanishing gradients under Adam."""
-    flags = ["--data", tmp_path / "clips", "--network", "vit_tiny_patch16_224", "--size", 32, "--frames-per-clip", 12,
-             "--steps", 3, "--warmup", 0.3, "--device", "cpu", "--limit", 3]
-    alone = run("03_hold_c.py", *flags, "--out", tmp_path / "alone", SMOKE_TEST="1", OMP_NUM_THREADS="1")
-    assert alone.returncode == 0, alone.stderr[-2000:]
-    pair = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "03_hold_c.py", *flags,
-               "--out", tmp_path / "pair", SMOKE_TEST="1", OMP_NUM_THREADS="1")
+    settings = dict(network="vit_tiny_patch16_224", size=32, frames_per_clip=12, steps=3, warmup=0.3, limit=3)
+    hold_c.train(small(hold_c, tmp_path, out=str(tmp_path / "alone"), **settings))
+    flags = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), value)]
+    pair = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "03_hold_c.py", *flags, "--device", "cpu",
+               "--data", tmp_path / "clips", "--out", tmp_path / "pair", SMOKE_TEST="1", OMP_NUM_THREADS="1")
     assert pair.returncode == 0, pair.stderr[-2000:]
     one, two = (common.load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("alone", "pair"))
     config = hold_c.Config(**one["config"])

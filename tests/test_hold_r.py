@@ -276,13 +276,12 @@ def test_clipping_and_half_precision(hold_r):
 
 def test_two_processes_train_as_one(hold_r, tmp_path, clips):
     """torchrun with two CPU processes, each its half of every batch, parts included: the weights of one process."""
-    flags = ["--data", tmp_path / "clips", "--network", "vivit_tiny", "--size", 32, "--optimizer", "momentum",
-             "--lr", 0.003, "--clips-per-batch", 4, "--clip-norm", 5, "--steps", 6, "--validate-every", 3,
-             "--warmup", 0.2, "--device", "cpu"]
-    alone = run("02_hold_r.py", *flags, "--out", tmp_path / "alone", SMOKE_TEST="1", OMP_NUM_THREADS="1")
-    assert alone.returncode == 0, alone.stderr[-2000:]
-    pair = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "02_hold_r.py", *flags,
-               "--accumulate", 2, "--out", tmp_path / "pair", SMOKE_TEST="1", OMP_NUM_THREADS="1")
+    settings = dict(network="vivit_tiny", size=32, optimizer="momentum", lr=0.003, clips_per_batch=4, clip_norm=5.0, steps=6,
+                    validate_every=3, warmup=0.2)
+    hold_r.train(small(hold_r, tmp_path, out=str(tmp_path / "alone"), **settings))
+    flags = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), value)]
+    pair = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "02_hold_r.py", *flags, "--device", "cpu",
+               "--data", tmp_path / "clips", "--accumulate", 2, "--out", tmp_path / "pair", SMOKE_TEST="1", OMP_NUM_THREADS="1")
     assert pair.returncode == 0, pair.stderr[-2000:]
     states = [common.load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("alone", "pair")]
     fresh = hold_r.make_network(hold_r.Config(**states[0]["config"])).state_dict()
