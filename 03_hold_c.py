@@ -50,7 +50,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
-from common import (ClipSet, Preprocess, UserError, load_checkpoint, load_distance, make_clips, parse_config,
+from common import (ClipSet, Preprocess, UserError, ensure_clips, load_checkpoint, load_distance, parse_config,
                     pick_device, plot_style, read_csv, save_checkpoint, save_distance, write_csv, write_whole)
 
 # %%
@@ -582,7 +582,7 @@ def train(config):
     state = start_or_resume(config, network, optimizer, scaler)
     if state["step"] < config.steps:
         if rank == 0:
-            make_clips(config.data)
+            ensure_clips(config.data)
         if world > 1:
             distributed.barrier()
         side = config.size * 9 // 8

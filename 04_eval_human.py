@@ -49,8 +49,9 @@ from scipy.stats import rankdata, spearmanr
 from torch import nn
 from tqdm.auto import tqdm
 
-from common import (Distance, Preprocess, UserError, find_clips, find_labels, load_distance, make_clips, parse_config, pick_device,
-                    plot_style, read_clip, read_csv, read_labels, run_script, write_csv, write_video, write_whole)
+from common import (Distance, Preprocess, UserError, ensure_clips, find_clips, find_labels, load_distance, parse_config,
+                    pick_device, plot_style, read_clip, read_csv, read_labels, run_script, write_csv, write_video,
+                    write_whole)
 
 # %%
 @dataclass
@@ -1278,7 +1279,7 @@ def evaluate(config):
     """Score, tabulate and print. Returns (rows, scores, table, items)."""
     device = pick_device(config.device)
     files = file_rows(config, device)
-    make_clips(config.data)
+    ensure_clips(config.data)
     rows = files + trivial_rows(files, config, device)
     scores, items, fps = score(rows, find_items(config.data, config.split, config.limit, config.templates), config)
     table = tabulate(rows, scores, fps, config)

@@ -91,7 +91,7 @@ def run_script(script, *arguments):
         raise UserError(f"{script} stopped before it was done; its message is above")
 
 
-def make_clips(folder):
+def ensure_clips(folder):
     """Let 01 make the stand-in clips where a folder is missing, or was not finished by 01."""
     folder = Path(folder)
     if not folder.exists() or (folder / "manifest.json").exists() and not (folder / "labels/labels.json").exists():

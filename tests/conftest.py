@@ -8,6 +8,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the commands that tests start: one file of tests per core runs at a time
+
 import numpy as np
 import pytest
 import torch
