@@ -14,10 +14,11 @@ the reward, and soft actor-critic (SAC), and trains a policy from pixels.
 
 ```
 python 05_sac.py                               # about 6 minutes on two cores, 12 with clips and distance
-python 05_sac.py --task pushing
+python 05_sac.py --task pushing --seeds 3      # three agents side by side
 python 05_sac.py --look                        # what does the distance say of good, failed and random tries?
 python 05_sac.py --look --no-figures --distances runs/*/distance.pt2 --tasks pushing faucet_right
-python 05_sac.py --benchmark                   # milliseconds per step, picture and reset
+python 05_sac.py --benchmark                   # milliseconds per step, picture, distance and update
+python 05_sac.py --plot "runs/sac/*/curve.csv" # compare runs: curves, table, how many times faster
 python 05_sac.py --preset paper --task pushing # the paper's network, batch and steps
 ```
 
@@ -27,8 +28,11 @@ episode of four).
 
 # %%
 import atexit
+import contextlib
 import copy
+import glob
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -37,7 +41,9 @@ import signal
 import time
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -46,11 +52,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, trim_mean
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
+
+try:
+    import fcntl  # file locks; Windows has none of this kind
+except ImportError:
+    fcntl = None
 
 from common import (UserError, load_checkpoint, load_distance, parse_config, pick_device, pick_gl, plot_style, read_clip,
                     read_csv, run_script, save_checkpoint, write_csv, write_video, write_whole)
@@ -85,14 +97,19 @@ class Config:
     eval_episodes: int = 20  # paper section IV-B
     checkpoint_minutes: float = 3.0  # at most so much is lost
     seed: int = 0  # of weights, exploration, batches and resets
+    seeds: int = 1  # agents trained side by side, from `seed` on; each learns what it would learn alone
     out: str = ""  # run folder; by default runs/sac/<task>-<reward>-seed<seed>
     device: str = "auto"  # cuda, mps or cpu
+    compile: bool = False  # compile the losses; meant for GPUs, see compile_losses
     look: bool = False  # score and draw distances along good, failed and random tries, and stop
     distances: tuple[str, ...] = ()  # of --look: distance files; by default --distance and all in runs/*/
     tasks: tuple[str, ...] = ()  # of --look; by default all five
     figures: bool = True  # of --look; --no-figures writes scores.csv alone
-    benchmark: bool = False  # time simulation and rendering, and stop
-    plot: str = ""  # a pattern like "assets/close_drawer-*.csv": draw these curves into curves.png beside them, and stop
+    benchmark: bool = False  # time simulation, rendering and training, and stop
+    plot: tuple[str, ...] = ()  # patterns like "runs/sac/*/curve.csv": compare these curves, beside them or in --out, and stop
+    column: Literal["return", "success"] = "success"  # of --plot
+    threshold: float = 0.9  # of --plot: the level that counts as learned
+    pool: str = ""  # of --plot: strike what this regular expression matches out of the kinds' names, for strata of one kind
 
     @classmethod
     def paper(cls):
@@ -1358,6 +1375,7 @@ def recordings(name, size=None, quality="fast", seed=4):
     return tries, goals
 
 
+# %%
 def alone(name, size=None, quality="fast"):
     """Three pictures per stage, uint8 (stages, 3, H, W, 3): the start, with the goal's hand alone, its object alone."""
     task = TASKS[name](size, quality)
@@ -1372,6 +1390,11 @@ def distance_along(distance, frames, goals, stages):
     window = np.maximum(0, np.arange(len(frames))[:, None] + np.arange(1 - history, 1))  # the first frame repeats
     goals = np.stack(goals)
     return distances_to_goals(distance, frames[window], goals, stages) - goal_baselines(distance, goals)[stages]
+
+
+def along_tries(distance, tries, goals):
+    """`distance_along` each of the tries of `recordings`: {kind: x (T,)}."""
+    return {kind: distance_along(distance, frames, goals, stages) for kind, (frames, _, stages) in tries.items()}
 
 
 # %% [markdown]
@@ -1391,12 +1414,9 @@ distance, as the least one should beat.
 """
 
 # %%
-def sanity_table(name, distance, size=None, quality="fast", scale=None):
-    """Print and return [(where, x, reward)] for one task and distance; the reward is the cumulative form's."""
-    tries, goals = recordings(name, size, quality)
-    along = {kind: distance_along(distance, frames, goals, stage) for kind, (frames, _, stage) in tries.items()}
-    scale = scale or suggest_scale(along["success"][:1])
-    ok = tries["success"][1]
+def sanity_table(name, tries, along, scale=None):
+    """Print and return [(where, x, reward)] from `along_tries`; the reward is the cumulative form's."""
+    scale, ok = scale or suggest_scale(along["success"][:1]), tries["success"][1]
     rows = [("start", along["success"][0]), ("goal", 0.0), ("success, in the mean", along["success"][ok].mean()),
             ("failed try, at its best", along["failed"].min()), ("random play, in the mean", along["random"].mean())]
     rows = [(where, float(x), float(reward_from_distances(0, x, scale))) for where, x in rows]
@@ -1493,8 +1513,8 @@ def look(config):
         for task, (tries, goals, pictures) in tasks.items():
             scores = score_tries(distance, tries, goals, pictures)
             rows += [{"distance": path, "name": name, "task": task, **score} for score in scores]
-            for kind, (frames, _, stages) in tries.items() if config.figures else ():
-                curves[task].setdefault(path, {})[kind] = distance_along(distance, frames, goals, stages)
+            if config.figures:
+                curves[task][path] = along_tries(distance, tries, goals)
     write_csv(folder / "scores.csv", rows)
     for task in curves:
         draw_look(folder / task, task, *tasks[task][:2], curves[task])
@@ -1557,12 +1577,15 @@ r"""
 **From pixels to features.** The paper gives the policy and both critics an encoder each: two blocks of 5x5 convolution with 8
 filters, ReLU and 2x2 max-pooling. At full resolution these convolutions cost half a second per update on two CPU cores. The
 `strided` encoder shrinks the picture eightfold in two layers, one encoder serves all, and only the critic trains it (as in
-DrQ): the policy sees `features.detach()`, because its gradient is known to spoil shared features.
+DrQ): the policy sees `features.detach()`, because its gradient is known to spoil shared features. An observation that is
+a vector of numbers is its own feature, and needs no encoder.
 """
 
 # %%
 def make_encoder(kind, shape):
-    """Convolutional encoder for images of `shape` (H, W, C): float (B, C, H, W) -> (B, features)."""
+    """Convolutional encoder for images of `shape` (H, W, C): float (B, C, H, W) -> (B, features). None for vectors (D,)."""
+    if len(shape) == 1:
+        return nn.Identity()
     if kind == "paper":  # authors' code: no dense layer, no normalisation
         block = lambda c: [nn.Conv2d(c, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
         return nn.Sequential(*block(shape[2]), *block(8), nn.Flatten())
@@ -1578,26 +1601,30 @@ def mlp(inputs, outputs, hidden=256):
 
 # %%
 class Agent(nn.Module):
-    """Policy, twin critics and temperature. Images are uint8 (B, H, W, C), actions (B, A) in [-1, 1]."""
+    """Policy, twin critics and temperature. Observations are uint8 (B, H, W, C) or float (B, D), actions (B, A) in [-1, 1]."""
 
     def __init__(self, shape, actions, encoder="strided", temperature=1.0):
         super().__init__()
         self.encoders = nn.ModuleList(make_encoder(encoder, shape) for _ in range(3 if encoder == "paper" else 1))
-        width = self.encoders[0](torch.zeros(1, shape[2], *shape[:2])).shape[1]
+        width = self.encoders[0](torch.zeros(1, *np.roll(shape, 1))).shape[1]
         self.critics = nn.ModuleList(mlp(width + actions, 1) for _ in range(2))
         self.actor = mlp(width, 2 * actions)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(temperature)))
 
-    def features(self, images):
+    def features(self, seen):
         """Features for critic 1, critic 2 and the policy, each (B, F)."""
-        x = images.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # (B, C, H, W)
+        x = seen if seen.ndim == 2 else seen.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)  # (B, D) or (B, C, H, W)
         if len(self.encoders) == 1:
             shared = self.encoders[0](x)
             return shared, shared, shared.detach()
         return tuple(encoder(x) for encoder in self.encoders)
 
-    def q(self, features, actions):
-        """Both critics' values, (2, B)."""
+    def q(self, features, actions, frozen=False):
+        """Both critics' values, (2, B). Where `frozen`, gradients reach the actions alone."""
+        if frozen:
+            still = [{name: weight.detach() for name, weight in q.named_parameters()} for q in self.critics]
+            inputs = [torch.cat([z.detach(), actions], 1) for z in features]
+            return torch.stack([functional_call(q, w, x).squeeze(1) for q, w, x in zip(self.critics, still, inputs)])
         return torch.stack([q(torch.cat([z, actions], 1)).squeeze(1) for q, z in zip(self.critics, features)])
 
     def policy(self, features, noise):
@@ -1606,9 +1633,9 @@ class Agent(nn.Module):
         return squashed_gaussian(mean, log_std.clamp(-20, 2), noise)  # authors' code: these bounds
 
     @torch.no_grad()
-    def act(self, image, noise=None):
-        """One action (A,) for one image (H, W, C); the mean of the policy where no noise is given."""
-        features = self.features(torch.as_tensor(image, device=self.log_alpha.device)[None])
+    def act(self, seen, noise=None):
+        """One action (A,) for one observation; the mean of the policy where no noise is given."""
+        features = self.features(torch.as_tensor(seen, device=self.log_alpha.device)[None])
         noise = torch.zeros(1, self.actor[-1].out_features // 2) if noise is None else noise
         return self.policy(features, noise.to(self.log_alpha.device))[0][0].cpu().numpy()
 
@@ -1617,15 +1644,17 @@ class Agent(nn.Module):
 r"""
 **Replay.** Every picture is stored once, as bytes; the picture after frame $i$ is frame $i + 1$. An episode of $n$ steps
 fills $n + 1$ places, and the last place of an episode starts no transition, so nothing is ever drawn across a reset. When
-the memory is full the oldest transitions go first.
+the memory is full the oldest transitions go first. A place takes $48 \cdot 48 \cdot 3 = 6912$ bytes for the picture and
+36 for five actions, reward, end and index, so a million places of that size take 6.9 GB. Storing both pictures of each
+transition would take twice that.
 """
 
 # %%
 class Replay:
-    """A ring of frames and the transitions between neighbours."""
+    """A ring of frames, bytes for images (H, W, C) and floats for vectors (D,), and the transitions between neighbours."""
 
     def __init__(self, capacity, shape, actions, device="cpu"):
-        self.frames = torch.empty((capacity, *shape), dtype=torch.uint8, device=device)
+        self.frames = torch.empty((capacity, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32, device=device)
         self.actions = torch.empty((capacity, actions), device=device)
         self.rewards, self.terminal = (torch.empty(capacity, device=device) for _ in range(2))
         self.starts = np.empty(capacity, np.int64)  # ring of the places where a transition starts, oldest first
@@ -1692,8 +1721,9 @@ def random_shift(images, rng, pad=4, per_image=True):
     """Zero-pad images (B, H, W, C) and crop them back at random offsets."""
     B, H, W, _ = images.shape
     padded = F.pad(images, (0, 0, pad, pad, pad, pad))  # (B, H + 2 pad, W + 2 pad, C)
-    offsets = np.broadcast_to(rng.integers(2 * pad + 1, size=(B if per_image else 1, 2)), (B, 2)).tolist()
-    return torch.stack([image[y : y + H, x : x + W] for image, (y, x) in zip(padded, offsets)])
+    windows = padded.unfold(1, H, 1).unfold(2, W, 1).permute(0, 1, 2, 4, 5, 3)  # (B, 9, 9, H, W, C), a view
+    y, x = torch.from_numpy(rng.integers(2 * pad + 1, size=(2, B if per_image else 1))).to(images.device)
+    return windows[torch.arange(B, device=images.device), y, x]
 
 
 dot = torch.zeros(64, 9, 9, 1, dtype=torch.uint8)
@@ -1738,9 +1768,7 @@ def sac_losses(agent, target, batch, noise, gamma):
     critic_loss = 0.5 * (agent.q(features, actions) - y).square().mean(1).sum()
 
     new_actions, log_prob = agent.policy(features, noise[1])
-    agent.critics.requires_grad_(False)
-    new_q = agent.q([z.detach() for z in features], new_actions).min(0).values
-    agent.critics.requires_grad_(True)
+    new_q = agent.q(features, new_actions, frozen=True).min(0).values
     policy_loss = (alpha * log_prob - new_q).mean()
     alpha_loss = -agent.log_alpha * (log_prob.detach().mean() - actions.shape[1])
     return critic_loss, policy_loss, alpha_loss, log_prob.mean().detach()
@@ -1754,17 +1782,31 @@ def polyak(agent, target, tau):
         slow.lerp_(fast, tau)
 
 
-def update(agent, target, optimizer, replay, rng, config):
-    """One gradient step on a fresh batch. Returns the losses as a dict of floats."""
-    images, actions, rewards, terminal, next_images = replay.sample(config.batch, rng)
-    images, next_images = (random_shift(x, rng, per_image=config.shift_per_image) for x in (images, next_images))
+LOSSES = ("critic_loss", "policy_loss", "alpha_loss", "entropy", "alpha")
+
+
+def update(run):
+    """One gradient step of a `Run` on a fresh batch. Returns what LOSSES names, one tensor (5,)."""
+    config, rng = run.config, run.rng
+    seen, actions, *rest, following = run.replay.sample(config.batch, rng)
+    if seen.ndim == 4:
+        seen, following = (random_shift(x, rng, per_image=config.shift_per_image) for x in (seen, following))
     noise = torch.from_numpy(rng.standard_normal((2, *actions.shape), np.float32)).to(actions.device)
-    *losses, log_prob = sac_losses(agent, target, (images, actions, rewards, terminal, next_images), noise, config.gamma)
-    optimizer.zero_grad(set_to_none=True)
+    *losses, log_prob = run.losses(run.agent, run.target, (seen, actions, *rest, following), noise, config.gamma)
+    run.optimizer.zero_grad(set_to_none=True)
     sum(losses).backward()
-    optimizer.step()
-    polyak(agent, target, config.tau)
-    return dict(zip(("critic_loss", "policy_loss", "alpha_loss"), losses), entropy=-log_prob, alpha=agent.log_alpha.exp())
+    run.optimizer.step()
+    polyak(run.agent, run.target, config.tau)
+    return torch.stack([*losses, -log_prob, run.agent.log_alpha.exp()]).detach()
+
+
+def compile_losses(device):
+    """`sac_losses` and its backward pass as one program; on a GPU as CUDA graphs, each started with a single call.
+
+    Small networks keep a GPU waiting for Python, so that is where it should pay (not measured here). On a CPU it does not:
+    1.07 times the time of an update as it is, after a minute of compiling.
+    """
+    return torch.compile(sac_losses, mode="reduce-overhead" if device.type == "cuda" else "default", fullgraph=True)
 
 
 # %%
@@ -1785,9 +1827,6 @@ r"""
 One environment step, one update. The first steps are random. Evaluation plays the mean action and counts only the
 environment's own reward, never the learned one. `success` is true where any step of the episode succeeded, as in the paper;
 `success_last` asks for the last step.
-
-An episode starts from `reset(seed=...)` with a seed made of the run's seed and the episode's number, so that a run can stop
-at the end of any episode and go on as if it had not: Ctrl-C waits for the end of the episode, saves, and leaves.
 """
 
 # %%
@@ -1821,23 +1860,30 @@ def evaluate(agent, env, episodes, seed=10**6):
 
 # %% [markdown]
 r"""
-A run directory belongs to one set of settings. The checkpoint holds everything the rest of the run depends on: agent, target,
-optimiser, replay memory, random states, counters and the rows of the curve.
+A run directory belongs to one set of settings, and to one process at a time. The checkpoint holds everything the rest
+of the run depends on: agent, target, optimiser, replay memory, random states, counters and the rows of the curve.
+Environments cannot be asked for their state in general. So an episode starts from `reset(seed=...)` with a seed made of
+the run's seed and the episode's number, and a run can stop at the end of any episode and go on as if it had not: Ctrl-C
+waits for that end, saves, and leaves. Saving a memory of gigabytes takes a while; then checkpoints become rarer, and cost
+at most a twentieth of the time.
 """
 
 # %%
 class Run:
-    """One training run: what it has learned, what it has seen, and where it stands."""
+    """One agent's training: what it has learned, what it has seen, and where it stands."""
 
     COUNTERS = ("step", "episode", "seconds", "rows", "recent")
 
-    def __init__(self, config, shape, actions, device):
-        self.config, self.path = config, Path(config.out) / "checkpoint.pt"
+    def __init__(self, config, env):
+        check_spaces(env)
+        self.config, self.path = config, Path(config.out) / f"checkpoint-seed{config.seed}.pt"
+        shape, actions, device = env.observation_space.shape, env.action_space.shape[0], pick_device(config.device)
         torch.manual_seed(config.seed)
         self.agent = Agent(shape, actions, config.encoder, config.temperature).to(device)
         self.target = copy.deepcopy(self.agent).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.agent.parameters(), lr=config.lr, fused=True)
         self.replay = Replay(min(config.replay, config.steps + config.steps // 10 + 1000), shape, actions, device)
+        self.losses = compile_losses(device) if config.compile else sac_losses
         self.rng = np.random.default_rng([config.seed, 5])
         self.step, self.episode, self.seconds, self.rows, self.recent = 0, 0, 0.0, [], []
 
@@ -1848,9 +1894,11 @@ class Run:
         save_checkpoint(self.path, {**parts, **counters, "config": asdict(self.config), "rng": self.rng.bit_generator.state})
 
     def load(self):
-        """Go on from the checkpoint. Raises UserError where it belongs to other settings."""
+        """Go on from the checkpoint, if there is one. Raises UserError where it belongs to other settings."""
+        if not self.path.exists():
+            return
         state = load_checkpoint(self.path)
-        may_change = ("device", "out", "checkpoint_minutes")
+        may_change = ("device", "out", "checkpoint_minutes", "seeds", "compile")
         changed = [k for k, v in asdict(self.config).items() if k not in may_change and state["config"].get(k) != v]
         if changed:
             raise UserError(f"{self.path} was made with another {', '.join(changed)}; give another --out or delete that folder")
@@ -1859,37 +1907,90 @@ class Run:
         for k in self.COUNTERS:
             setattr(self, k, state[k])
         self.rng.bit_generator.state = state["rng"]
+        print(f"{self.path}: going on from step {self.step} of {self.config.steps}")
 
+
+# %% [markdown]
+r"""
+**Two things at once.** The simulator and torch both let go of Python's lock while they calculate. So the update runs in
+a thread of its own while the environment steps, and we wait for it before the new transition is stored. The environment
+stays in the main thread, because OpenGL wants to be used where it was opened. Random numbers are drawn by one of the two
+at a time, so a run can be repeated; the price is that an update does not know the newest of its thousands of transitions.
+On two cores, a step with learned reward and update takes 30 ms; one after the other, with torch on both cores, they take 45.
+
+**Seeds.** `--seeds 5` trains five agents in one process. Each has weights, memory, random numbers and an environment
+of its own, so it learns what it would learn alone. An episode is a *generator*: it pauses after it has handed in an update,
+and the next agent has its turn while the update runs. On two cores, five agents take 3.7 times as long as one.
+
+Why not stack the weights of the five and update all at once? On one core, five updates take this many times as long as one:
+
+| a loop over agents | `torch.vmap` of the loss | batched linear layers, grouped convolutions | ... and a loop over convolutions |
+|---|---|---|---|
+| 4.9 | 5.9 | 5.4 | 4.3 |
+
+The small convolutions keep a core busy as they are, and stacked they are slower. The last column would gain a little, but
+then every layer and every loss has an axis more. So it is the loop, and an update reads as that of one agent.
+"""
 
 # %%
-def collect_episode(run, env, bar):
-    """Play one episode with exploration and update after every step. Returns (return, success, mean losses)."""
-    config, sums, success, total, over = run.config, defaultdict(float), False, 0.0, False
-    image, _ = env.reset(seed=config.seed * 1_000_003 + run.episode)
-    run.replay.begin(image)
-    first = run.step
+def collect_episode(run, env, pool):
+    """Play one episode with exploration, a step per `next`; each update runs in `pool` while the environment steps."""
+    config, losses, success, total, over = run.config, [], False, 0.0, False
+    seen, _ = env.reset(seed=config.seed * 1_000_003 + run.episode)
+    run.replay.begin(seen)
     while not over:
         noise = torch.from_numpy(run.rng.standard_normal((1, env.action_space.shape[0]), np.float32))
         explore = run.rng.uniform(-1, 1, noise.shape[1]).astype(np.float32)
-        action = explore if run.step < config.random_steps else run.agent.act(image, noise)
-        image, reward, terminated, truncated, info = env.step(action)
+        action = explore if run.step < config.random_steps else run.agent.act(seen, noise)
+        due = run.step >= max(1, config.random_steps) and run.step % config.update_every == 0
+        job = pool.submit(update, run) if due else None
+        yield True
+        seen, reward, terminated, truncated, info = env.step(action)
+        if job:
+            losses.append(job.result())
+            check_losses(run, losses[-1])
         over = terminated or truncated
-        run.replay.add(action, reward, terminated or (truncated and not config.bootstrap_truncation), image)
-        success, total = success or bool(info.get("success", False)), total + info.get("reward_sparse", reward)
+        run.replay.add(action, reward, terminated or (truncated and not config.bootstrap_truncation), seen)
+        success, total = success or bool(info.get("success", False)), total + float(info.get("reward_sparse", reward))
         run.step += 1
-        if run.step >= config.random_steps and run.step % config.update_every == 0:
-            losses = update(run.agent, run.target, run.optimizer, run.replay, run.rng, config)
-            for name, value in losses.items():
-                sums[name] += value.detach()
-            if not torch.isfinite(losses["critic_loss"]):
-                raise UserError(f"the critic loss is not finite at step {run.step}; the last good checkpoint is kept")
-        bar.update()
     run.episode += 1
-    updates = max(1, (run.step - max(first, config.random_steps - 1)) // config.update_every)
-    return total, success, {name: float(value) / updates for name, value in sums.items()}
+    mean = dict(zip(LOSSES, torch.stack(losses).mean(0).tolist())) if losses else {}
+    run.recent = [*run.recent, (total, success, mean)][-20:]
+
+
+def check_losses(run, losses):
+    """Raise UserError where one of LOSSES is not finite."""
+    if bad := [name for name, value in zip(LOSSES, losses.tolist()) if not math.isfinite(value)]:
+        raise UserError(f"{', '.join(bad)} not finite at step {run.step} of seed {run.config.seed}; {run.path} is as it was")
+
+
+@contextlib.contextmanager
+def start_workers(seeds, device):
+    """Threads for the updates, with a share of torch's cores each; afterwards all cores are the main thread's again."""
+    cores = torch.get_num_threads()
+    count = min(seeds, cores) if device.type == "cpu" else 1  # a GPU works through one queue
+    torch.set_num_threads(max(1, cores // (count + 1)))
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)
 
 
 # %%
+@contextlib.contextmanager
+def claim_folder(folder):
+    """Keep other processes out of a run folder; the lock ends with this process, however it ends."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder) / ".lock", "w") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder} is in use by another process; wait for its end, or give another --out") from None
+        yield
+
+
 class StopAtEpisodeEnd:
     """Ctrl-C and `kill` set `asked`, once; a second Ctrl-C stops at once."""
 
@@ -1909,89 +2010,295 @@ class StopAtEpisodeEnd:
 
 
 def check_spaces(env):
-    """Raise UserError unless observations are uint8 images (H, W, C) and actions a Box in [-1, 1]."""
+    """Raise UserError unless observations are uint8 (H, W, C) or float32 (D,), and actions a Box in [-1, 1]."""
     seen, acts = env.observation_space, env.action_space
-    if seen.dtype != np.uint8 or len(seen.shape) != 3:
-        raise UserError(f"SAC here reads uint8 images (H, W, C); this environment gives {seen.dtype} {seen.shape}")
+    if (seen.dtype, len(seen.shape or ())) not in ((np.uint8, 3), (np.float32, 1)):
+        raise UserError(f"SAC here reads uint8 images (H, W, C) or float32 vectors (D,); this environment gives {seen.dtype} {seen.shape}")
     if not (hasattr(acts, "low") and np.all(acts.low == -1) and np.all(acts.high == 1)):
         raise UserError(f"actions must be a Box in [-1, 1], not {acts}; wrap it in gymnasium.wrappers.RescaleAction(env, -1, 1)")
 
 
 # %%
-def train(run, env, eval_env):
-    """Train SAC to `config.steps` and write curve.csv. Goes on from where `run` stands; Ctrl-C saves and leaves.
+def train(config, envs, eval_env):
+    """Train an agent in each of `envs`, with seeds `config.seed`, `config.seed + 1`, ..., for `config.steps` steps each.
 
-    Works with any gymnasium environment whose observations are uint8 images and whose actions are a Box [-1, 1].
+    Writes curve.csv and checkpoints to `config.out`, and goes on from those it finds there. Ctrl-C saves and leaves. Works
+    with any gymnasium environment of uint8 images or float32 vectors and actions in [-1, 1]. Returns a list of `Run`.
     """
-    config = run.config
-    started, saved = time.time() - run.seconds, time.time()
-    with StopAtEpisodeEnd() as stop, tqdm(total=config.steps, initial=run.step, desc=f"SAC {config.task}", unit="step") as bar:
-        while run.step < config.steps:
-            before = run.step
-            run.recent = [*run.recent, collect_episode(run, env, bar)][-20:]
-            run.seconds = time.time() - started
-            done = run.step >= config.steps
-            if done or run.step // config.eval_every > before // config.eval_every:
-                run.rows.append(measure(run, eval_env))
-                write_csv(Path(config.out) / "curve.csv", run.rows)
-                bar.set_postfix({k: f"{run.rows[-1][k]:.2f}" for k in ("success", "return")})
-            if done or stop.asked or time.time() - saved > 60 * config.checkpoint_minutes:
-                run.save()
-                saved = time.time()
-            if stop.asked and not done:
-                raise KeyboardInterrupt
+    with claim_folder(config.out), StopAtEpisodeEnd() as stop, start_workers(len(envs), pick_device(config.device)) as pool:
+        runs = [Run(replace(config, seed=config.seed + k), env) for k, env in enumerate(envs)]
+        for run in runs:
+            run.load()
+        started, saved, saving = time.time() - runs[0].seconds, time.time(), 0.0
+        first, total = sum(run.step for run in runs), config.steps * len(runs)
+        with tqdm(total=total, initial=first, desc=f"SAC {config.task}", unit="step") as bar:
+            while playing := [(run, env) for run, env in zip(runs, envs) if run.step < config.steps]:
+                play_round(playing, pool, bar)
+                for run in runs:
+                    run.seconds = time.time() - started
+                extend_curve(runs, eval_env, bar)
+                done = all(run.step >= config.steps for run in runs)
+                if done or stop.asked or time.time() - saved > max(60 * config.checkpoint_minutes, 20 * saving):
+                    before = time.time()
+                    for run in runs:
+                        run.save()
+                    saved = time.time()
+                    saving = saved - before  # at most a twentieth of the time
+                if stop.asked and not done:
+                    raise KeyboardInterrupt
+    return runs
+
+
+# %%
+def play_round(playing, pool, bar):
+    """One episode with each (run, env), in turn step by step."""
+    games = [collect_episode(run, env, pool) for run, env in playing]
+    while games := [game for game in games if next(game, False)]:
+        bar.update(len(games))
+
+
+def extend_curve(runs, eval_env, bar):
+    """Evaluate the runs that have come to a multiple of `eval_every` or to their end, and write curve.csv."""
+    for run in runs:
+        every, last = run.config.eval_every, run.rows[-1]["step"] if run.rows else 0
+        if run.step // every > last // every or run.step >= run.config.steps > last:
+            run.rows.append(measure(run, eval_env))
+            rows = sorted((row for run in runs for row in run.rows), key=lambda row: (row["step"], row["seed"]))
+            write_csv(Path(run.config.out) / "curve.csv", rows)
+            bar.set_postfix({k: f"{run.rows[-1][k]:.2f}" for k in ("success", "return")})
 
 
 def measure(run, eval_env):
     """One row of the curve: evaluation, the last 20 training episodes, losses, speed."""
     scores = evaluate(run.agent, eval_env, run.config.eval_episodes)
     returns, successes, losses = zip(*run.recent)
-    losses = {k: losses[-1].get(k, 0.0) for k in ("critic_loss", "policy_loss", "entropy", "alpha")}
-    return {"step": run.step, **scores, "train_return": float(np.mean(returns)), "train_success": float(np.mean(successes)), **losses,
-            "minutes": run.seconds / 60, "steps_per_second": run.step / run.seconds}
+    losses = {k: losses[-1].get(k, 0.0) for k in LOSSES}
+    return {"seed": run.config.seed, "step": run.step, **scores, "train_return": float(np.mean(returns)),
+            "train_success": float(np.mean(successes)), **losses, "minutes": run.seconds / 60, "steps_per_second": run.step / run.seconds}
+
+
+# %% [markdown]
+r"""
+**Your own environment.** Copy two files, this one as `sac.py` and `common.py`; add a distance file and a picture of
+the goal, or neither. `train` takes any gymnasium environment of pictures, uint8 (H, W, 3), or vectors, float32 (D,),
+with actions from -1 to 1. In each environment of the list an agent of its own learns, the last one is for evaluation.
+`TouchWall` above would do as `MyRobot`.
+
+    from sac import Config, GoalReward, load_distance, parse_config, train
+
+    config = parse_config(Config)  # your script understands --steps, --batch, --seed, ...
+    config.out = "runs/goal"  # learn from a picture of the goal, and from the environment's reward where it pays
+    env, eval_env = (GoalReward(MyRobot(), load_distance("distance.pt2"), goal) for _ in range(2))
+    seen = train(config, [env], eval_env)
+
+    config.out = "runs/plain"  # learn from the environment's reward alone: two seeds
+    plain = train(config, [MyRobot(), MyRobot()], MyRobot())
+    action = plain[0].agent.act(picture)
+"""
+
+# %% [markdown]
+r"""
+## Curves people trust
+
+Two runs that differ in nothing but the seed may differ more than two methods do. So a *kind* of run is trained with
+several seeds, and a curve is drawn of all of them: the mean with its standard error $\hat\sigma / \sqrt S$, as in the
+paper, and the **interquartile mean** (IQM; Agarwal et al., 2021): drop the best and the worst quarter of the runs, and
+average the rest. One run that never starts pulls the mean of five down by a fifth, and the IQM hardly at all. With
+three seeds there is no whole run to drop, and the two are the same.
+
+How sure is it? Draw $S$ of the $S$ runs with replacement, compute the number again, do so 2,000 times, and give the
+middle 95%: the *bootstrap*. Runs of a kind may come in *strata*, like tasks or demonstrations; then each stratum is
+drawn for itself, so that no draw misses one. One run in a stratum says nothing of its spread: the interval is `nan`.
+
+A kind is known by the name of its file or folder: `<kind>-seed<k>.csv`, `<kind>-seed<k>/curve.csv`, or
+`<kind>-seed0-4/curve.csv` with a column `seed`.
+"""
+
+# %%
+def kind_of(path, pool=""):
+    """(kind, stratum, seed) by a curve's file name. What the pattern `pool` matches is struck out of the kind's name."""
+    path = Path(path).absolute()
+    stratum, seed = re.fullmatch(r"(.*?)(?:-seed(\d+)(?:-\d+)?)?",
+                                 path.parent.name if path.name == "curve.csv" else path.stem).groups()
+    return re.sub(pool, "", stratum), stratum, int(seed or 0)
+
+
+def read_curves(paths, column, pool=""):
+    """Read curves, {kind: (steps (K,), values (S, K), stratum of each of the S runs)}, each kind up to its shortest run.
+
+    Raises UserError where a file lacks the column, or where two hold the same seed.
+    """
+    kinds, curves = defaultdict(dict), {}
+    for path in paths:
+        (kind, stratum, seed), table = kind_of(path, pool), read_csv(path)
+        if missing := {"step", column} - set(table):
+            raise UserError(f"{path} has no column {min(missing)}; --plot draws the curves that 05_sac.py writes")
+        seeds, runs = table.get("seed", np.full(len(table["step"]), seed)), kinds[kind]
+        for seed in np.unique(seeds):
+            if (stratum, seed) in runs:
+                raise UserError(f"{path} is the second file with seed {seed:g} of {stratum}; let --plot match one of them")
+            runs[stratum, seed] = table["step"][seeds == seed], table[column][seeds == seed]
+    for kind, runs in kinds.items():
+        steps, ends = min((steps for steps, _ in runs.values()), key=lambda steps: steps[-1]), [x[-1] for x, _ in runs.values()]
+        if min(ends) < max(ends):
+            print(f"{kind} is compared up to step {min(ends):g}, where its shortest run ends; the longest ends at {max(ends):g}")
+        values = np.stack([np.interp(steps, *run) for run in runs.values()])
+        curves[kind] = steps, values, [stratum for stratum, _ in runs]
+    return curves
+
+
+assert kind_of("runs/sac/hold_c-T0.1-seed3/curve.csv") == ("hold_c-T0.1", "hold_c-T0.1", 3)
+assert kind_of("tcn2-seed0.csv", pool=r"(?<=tcn)\d") == ("tcn", "tcn2", 0)
+
+# %%
+def draw_seeds(strata, rng, draws=2000):
+    """Bootstrap: the runs of each draw, (draws, S); no draw at all where a stratum has one run only."""
+    strata, places = np.array(list(strata)), np.empty((draws, len(strata)), int)
+    for stratum in np.unique(strata):
+        own = np.flatnonzero(strata == stratum)
+        if len(own) < 2:
+            return places[:0]
+        places[:, own] = rng.choice(own, (draws, len(own)))
+    return places
+
+
+def interval(drawn):
+    """The middle 95% of numbers (draws, ...): low and high, (...) each; nan where there is no draw."""
+    if not len(drawn):
+        return np.full((2, *drawn.shape[1:]), math.nan)
+    return np.quantile(drawn, (0.025, 0.975), axis=0, method="nearest")  # nearest: some numbers are infinite
+
+
+def summary(steps, values, strata):
+    """What is drawn and written of one kind: {"step", "mean", "error", "iqm", "low", "high"}, each (K,)."""
+    error = values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.full(len(steps), math.nan)
+    drawn = values[draw_seeds(strata, np.random.default_rng(0))]  # (draws, S, K)
+    low, high = interval(trim_mean(drawn, 0.25, axis=1))
+    return {"step": steps, "mean": values.mean(0), "error": error, "iqm": trim_mean(values, 0.25), "low": low, "high": high}
+
+
+toy = summary([1], np.array([[0.0], [6.0], [7.0], [8.0], [99.0]]), "aaaaa")  # the mean follows the last run
+assert toy["mean"] == 24 and toy["low"] < toy["iqm"] == 7 < toy["high"]
+assert np.isnan(summary([1], np.ones((1, 1)), "a")["low"])
+
+# %% [markdown]
+r"""
+The paper compares *when*, not only *how high*: "10 times as fast" is the number of steps at which the mean return of
+one method first reaches a level, over the other's. With $\bar R_m(n)$ the mean over seeds after $n$ steps and a level
+$\theta$,
+
+$$n_m(\theta) = \min \{ n : \bar R_m(n) \ge \theta \}, \qquad
+\text{speed-up} = \frac{n_\text{slower}(\theta)}{n_\text{faster}(\theta)} ,$$
+
+with the interval from seeds drawn anew for both. A method that never arrives counts as infinitely slow. If neither
+arrives while both are running, nothing is known: `nan`, and in the draws of the interval a tie, 1.
+"""
+
+# %%
+def steps_to_threshold(steps, values, threshold):
+    """First step at which curves (..., K) reach the threshold, interpolated between evaluations; inf if never: (...)."""
+    reached = values >= threshold
+    after = reached.argmax(-1)
+    before = np.maximum(after - 1, 0)
+    low, high = (np.take_along_axis(values, at[..., None], -1)[..., 0] for at in (before, after))
+    share = (threshold - low) / np.where(high > low, high - low, 1)
+    return np.where(reached.any(-1), steps[before] + share * (steps[after] - steps[before]), math.inf)
+
+
+def speed_up(slow, fast, threshold):
+    """How many times fewer steps `fast` needs than `slow`, both of `read_curves`: (ratio, low, high)."""
+    rng = np.random.default_rng(0)
+
+    def arrivals(steps, values, strata):  # of the mean over all runs, then of each draw: (1 + draws,)
+        means = [values.mean(0, keepdims=True), values[draw_seeds(strata, rng)].mean(1)]
+        return steps_to_threshold(steps, np.concatenate(means), threshold)
+
+    n = np.array(list(zip(arrivals(*slow), arrivals(*fast))))  # (1 + draws, 2); without draws where either has none
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(n.min(1) > min(slow[0][-1], fast[0][-1]), math.nan, n[:, 0] / n[:, 1])
+    low, high = interval(np.where(np.isnan(ratio[1:]), 1, ratio[1:]))
+    return (math.nan,) * 3 if np.isnan(ratio[0]) else (float(ratio[0]), float(low), float(high))
+
+
+assert steps_to_threshold(np.array([0, 10, 20]), np.array([[0, 4, 8], [0, 4, 5]]), 6).tolist() == [15, math.inf]
+toy = np.arange(0, 101, 10.0)  # steps; two seeds each, one method twice as fast
+assert speed_up((toy, np.stack([toy, toy]), "aa"), (toy, np.stack([2 * toy, 2 * toy]), "aa"), threshold=50) == (2, 2, 2)
+
+# %%
+def plot_curves(panels, threshold=math.nan):
+    """Several kinds over each other; `panels` are {column: curves of `read_curves`}. Returns the figure."""
+    figure, axes = plt.subplots(len(panels), 2, figsize=(8.5, 2.8 * len(panels)), squeeze=False, sharex=True, sharey="row")
+    for (column, curves), (left, right) in zip(panels.items(), axes):
+        for kind, curve in curves.items():
+            step, mean, error, iqm, low, high = summary(*curve).values()
+            left.plot(step, mean, label=f"{kind} ({len(curve[1])})")
+            left.fill_between(step, mean - error, mean + error, alpha=0.2)
+            right.plot(step, iqm)
+            right.fill_between(step, low, high, alpha=0.2)
+        left.set_ylabel(column)
+    for axis in axes.flat:
+        axis.axhline(threshold, color="grey", lw=0.8, ls=":")
+    for bottom, top, title in zip(axes[-1], axes[0], ("mean, standard error", "interquartile mean, 95% interval")):
+        bottom.set_xlabel("environment steps")
+        top.set_title(title)
+    axes[0, 0].legend(fontsize=7, title="kind (seeds)", title_fontsize=7)
+    return figure
+
+
+def table_row(kind, curve, paths, end, threshold):
+    """What there is to say of one kind: its value at step `end`, when it reached the threshold, what it cost."""
+    steps, values, strata = curve
+    last = summary([end], np.stack([np.interp([end], steps, run) for run in values]), strata)
+    settings = Path(paths[0]).with_name("run.json")
+    scale = json.loads(settings.read_text())["scale"] if settings.is_file() else None
+    return {"kind": kind, "seeds": len(values), **{name: float(value[0]) for name, value in last.items()},
+            "learned": float((values.max(1) >= threshold).mean()),  # share of runs that reach the level at all
+            "steps_to_level": float(steps_to_threshold(steps, values.mean(0), threshold)),
+            "minutes": sum(read_csv(path).get("minutes", [math.nan])[-1] for path in paths), "scale": scale or math.nan}
+
+
+# %%
+def compare_curves(config):
+    """Write curves.png, curves.csv, table.csv and speedups.csv of the files that `config.plot` matches; returns the table."""
+    found = {path for pattern in config.plot for path in glob.glob(pattern, recursive=True)}
+    paths = sorted(path for path in found if Path(path).stem not in ("curves", "table", "speedups"))
+    try:
+        re.compile(config.pool)
+    except re.error as error:
+        raise UserError(f"--pool {config.pool!r} is not a regular expression: {error}") from error
+    if not paths:
+        raise UserError(f"no file matches --plot {' '.join(config.plot)}; give a pattern like 'runs/sac/*-seed*/curve.csv'")
+    folder, curves = Path(config.out or Path(paths[0]).parent), read_curves(paths, config.column, config.pool)
+    ends = {kind: steps[-1] for kind, (steps, *_) in curves.items()}
+    if min(ends.values()) < max(ends.values()):
+        print(f"{min(ends, key=ends.get)} ends at step {min(ends.values()):g}, so the table compares all at that step")
+    rows, steps, pairs = [], [], []
+    for kind, curve in curves.items():
+        own = [path for path in paths if kind_of(path, config.pool)[0] == kind]
+        rows.append(table_row(kind, curve, own, min(ends.values()), config.threshold))
+        columns = summary(*curve)
+        steps += [{"kind": kind, **dict(zip(columns, values))} for values in zip(*columns.values())]
+    for slower, faster in itertools.permutations(curves, 2):
+        ratio, low, high = speed_up(curves[slower], curves[faster], config.threshold)
+        pairs.append({"slower": slower, "faster": faster, "ratio": ratio, "low": low, "high": high})
+    for name, lines in (("table", rows), ("curves", steps), ("speedups", pairs)):
+        if lines:  # there are no pairs of one kind
+            write_csv(folder / f"{name}.csv", lines)
+    with write_whole(folder / "curves.png") as draft:
+        plot_curves({config.column: curves}, config.threshold).savefig(draft)
+    for row in rows:
+        print("{kind:24} {mean:7.2f} +- {error:.2f}, IQM {iqm:.2f} ({low:.2f} to {high:.2f})".format(**row)
+              + f", {config.threshold:g} after {row['steps_to_level']:.0f} steps" + ", one seed: no interval" * (row["seeds"] == 1))
+    return rows
 
 
 # %% [markdown]
 r"""
 ## Pictures of a run
 
-Both are made from files: the curve from `curve.csv`, the video from the trained policy. The policy sees 48 rows of pixels;
-for our eyes the same actions are replayed in a second, larger environment.
+The video is made with the trained policy. The policy sees 48 rows of pixels; for our eyes the same actions are
+replayed in a second, larger environment.
 """
-
-# %%
-def plot_curves(paths):
-    """Return and success of the mean policy against environment steps: mean and standard error over the seeds of each kind.
-
-    Args:
-        paths: `.../<kind>-seed<n>/curve.csv`, or files named `<kind>-seed<n>.csv`.
-    """
-    kinds = defaultdict(list)
-    for path in map(Path, paths):
-        name = path.parent.name if path.name == "curve.csv" else path.stem
-        kinds[re.sub(r"-seed\d+$", "", name)].append(read_csv(path))
-    figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.8))
-    for kind, curves in kinds.items():
-        steps = np.linspace(0, min(c["step"][-1] for c in curves), 50)
-        for axis, column in zip(axes, ("return", "success")):
-            values = np.stack([np.interp(steps, c["step"], c[column]) for c in curves])  # (seeds, 50)
-            mean, error = values.mean(0), values.std(0, ddof=1) / len(curves) ** 0.5 if len(curves) > 1 else 0
-            axis.plot(steps, mean, label=f"{kind} ({len(curves)} seeds)")
-            axis.fill_between(steps, mean - error, mean + error, alpha=0.2)
-    axes[0].set(xlabel="environment steps", ylabel="return (steps with success)")
-    axes[1].set(xlabel="environment steps", ylabel="success rate", ylim=(-0.05, 1.05))
-    axes[1].legend(fontsize=7)
-    return figure
-
-
-def draw_curves(pattern):
-    """Draw the CSV files that match a pattern into curves.png beside them."""
-    paths = sorted(map(str, Path().glob(pattern)))
-    if not paths:
-        raise UserError(f"no file matches --plot {pattern!r}; give a pattern below this folder, like 'assets/*.csv'")
-    with write_whole(Path(paths[0]).parent / "curves.png") as draft:
-        plot_curves(paths).savefig(draft)
-
 
 # %%
 def policy_figure(frames, goal, curve, label, shown=7):
@@ -2061,7 +2368,7 @@ def make_env(config, twin=None):
     if config.distance in ("none", "oracle"):
         return OracleReward(env) if config.distance == "oracle" else env, None
     if twin:
-        distance, goals, scale = twin.scorer.distance, twin.scorer.goals, twin.scorer.scale / config.scale_factor
+        distance, goals, scale = twin.scorer.distance, twin.scorer.goals, twin.scorer.scale
     else:
         if not Path(config.distance).exists():
             print(f"there is no {config.distance}, so it is made first", flush=True)
@@ -2071,7 +2378,8 @@ def make_env(config, twin=None):
     film = bool(config.goals)
     env = GoalReward(env, distance, goals, scale, config.sparse_weight, config.form, threshold=None,
                      gamma=config.gamma, time_indexed=film, goal_in_observation=len(goals) > 1 and not film)
-    env.scorer.scale *= config.scale_factor
+    if not twin:
+        env.scorer.scale *= config.scale_factor
     return env, distance
 
 
@@ -2079,24 +2387,74 @@ def default_out(config):
     """The run folder where none is given."""
     reward = {"none": "sparse", "oracle": "oracle"}.get(config.distance, Path(config.distance).parent.name)
     reward += "-only" if config.sparse_weight == 0 else ""
-    return config.out or f"runs/sac/{config.task}-{reward}-seed{config.seed}"
+    last = f"-{config.seed + config.seeds - 1}" if config.seeds > 1 else ""
+    return config.out or f"runs/sac/{config.task}-{reward}-seed{config.seed}{last}"
 
 
 def learn(config, env, distance):
-    """Print the sanity table, and train from the checkpoint on. Returns the run and the environment of its evaluations."""
-    eval_env, _ = make_env(config, twin=env)
-    if distance is not None:
-        sanity_table(config.task, distance, env.unwrapped.size, config.quality, env.scorer.scale)
-    run = Run(config, env.observation_space.shape, env.action_space.shape[0], pick_device(config.device))
-    if run.path.exists():
-        run.load()
-        print(f"going on from step {run.step} of {config.steps}")
+    """Train from the checkpoint on. Returns a run per seed and the environment of their evaluations."""
+    if config.seeds < 1:
+        raise UserError(f"--seeds is {config.seeds}; it is the number of agents to train, 1 or more")
+    *others, eval_env = (make_env(config, twin=env)[0] for _ in range(config.seeds))
     settings = asdict(config) | {"scale": env.scorer.scale if distance else None, "device": str(pick_device(config.device)),
                                  "cores": os.cpu_count(), "torch": torch.__version__}
     with write_whole(Path(config.out) / "run.json") as draft:
         draft.write_text(json.dumps(settings, indent=1))
-    train(run, env, eval_env)
-    return run, eval_env
+    return train(config, [env, *others], eval_env), eval_env
+
+
+# %% [markdown]
+r"""
+### What a training step costs
+
+`--benchmark` plays episodes with updates and says where the time goes. If `stable-baselines3` is installed, its SAC
+trains in turn with ours: same environment, encoder, layers, batch and one update per step. It shifts no pictures. By
+default its policy and its critics have an encoder each; with a shared one, as ours, only the policy's loss trains it.
+"""
+
+# %%
+def make_sb3(config, env, shared):
+    """The SAC of stable-baselines3 with our encoder and settings, trained by its method `learn`."""
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    class Encoder(BaseFeaturesExtractor):
+        def __init__(self, space):  # it sees (C, H, W)
+            network = make_encoder(config.encoder, (*space.shape[1:], space.shape[0]))
+            super().__init__(space, network(torch.zeros(1, *space.shape)).shape[1])
+            self.network = network
+
+        def forward(self, images):
+            return self.network(images - 0.5)
+
+    network = {"features_extractor_class": Encoder, "share_features_extractor": shared, "net_arch": [256, 256]}
+    return SAC("CnnPolicy", env, config.lr, 10_000, config.random_steps, config.batch, config.tau, config.gamma, train_freq=1,
+               ent_coef=f"auto_{config.temperature}", policy_kwargs=network, device=pick_device(config.device))
+
+
+def benchmark_training(config, repeats=5):
+    """Print the parts of a training step and the speed of training; returns ({part: ms}, {trainer: steps/s})."""
+    length = TASKS[config.task].episode_length
+    config = replace(config, random_steps=length, steps=(repeats + 2) * length)
+    env, distance = make_env(config)
+    run, noise = Run(config, env), torch.zeros(1, *env.action_space.shape)
+    with start_workers(1, pick_device(config.device)) as pool:
+        trainers = {"ours": lambda: list(collect_episode(run, env, pool))}
+        if importlib.util.find_spec("stable_baselines3") and env.observation_space.shape[2] == 3:
+            for name, shared in (("stable-baselines3", False), ("with a shared encoder", True)):
+                model = make_sb3(config, make_env(config, twin=env)[0], shared)
+                trainers[name] = partial(model.learn, length, reset_num_timesteps=False)
+        for name in 2 * list(trainers):  # a random episode, and one to warm up
+            trainers[name]()
+        times = [{name: milliseconds(trainers[name], 1) for name in trainers} for _ in range(repeats)]  # in turn
+    seen, _ = env.reset(seed=0)
+    parts = {"picture": env.unwrapped.picture, "act": lambda: run.agent.act(seen, noise), "update": lambda: update(run).tolist()}
+    parts |= {"distance": env.scorer.excess_now} if distance else {}
+    parts = {name: milliseconds(part) for name, part in parts.items()}
+    speeds = {name: 1000 * length / np.median([time[name] for time in times]) for name in trainers}
+    print(f"{config.task} at {env.unwrapped.size}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in parts.items()))
+    print("training: " + ", ".join(f"{name} {speed:.1f} steps/s" for name, speed in speeds.items()))
+    return parts, speeds
 
 
 # %%
@@ -2107,8 +2465,9 @@ if __name__ == "__main__":
         look(config)
     elif config.benchmark:
         benchmark_rendering()
+        benchmark_training(config)
     elif config.plot:
-        draw_curves(config.plot)
+        compare_curves(config)
     else:
         config.out = default_out(config)
         env, distance = make_env(config)
@@ -2122,24 +2481,24 @@ Look before you train: in a notebook this cell shows what the distance says of t
 # %%
 TRAINS = __name__ == "__main__" and not (config.look or config.benchmark or config.plot)
 if TRAINS and distance is not None:
-    tries, goals = recordings(config.task, env.unwrapped.size, config.quality)
-    along = {label: {kind: distance_along(d, frames, goals, stages) for kind, (frames, _, stages) in tries.items()}
-             for label, d in (("pixels", pixel_distance), (distance.meta["name"], distance))}
+    tries, goals = recordings(config.task, task_size(config.task, config.height), config.quality)
+    along = {label: along_tries(d, tries, goals) for label, d in (("pixels", pixel_distance), (config.distance, distance))}
+    sanity_table(config.task, tries, along[config.distance], env.scorer.scale)
     with write_whole(f"{config.out}/look.png") as draft:
         look_figure(config.task, tries, goals, along).savefig(draft)
 
 # %%
 if TRAINS:
-    run, eval_env = learn(config, env, distance)
+    runs, eval_env = learn(config, env, distance)
 
 # %%
 if TRAINS:
     with write_whole(f"{config.out}/curve.png") as draft:
-        plot_curves([f"{config.out}/curve.csv"]).savefig(draft)
-    film_policy(run, eval_env, distance, config.out)
-    last = run.rows[-1]
+        plot_curves({name: read_curves([f"{config.out}/curve.csv"], name) for name in ("return", "success")}).savefig(draft)
+    film_policy(runs[0], eval_env, distance, config.out)
+    last = {k: np.mean([run.rows[-1][k] for run in runs]) for k in runs[0].rows[-1]}
     print(f"{config.out}: success {last['success']:.2f}, return {last['return']:.1f}, training success {last['train_success']:.2f} "
-          f"after {last['step']} steps in {last['minutes']:.1f} minutes ({last['steps_per_second']:.0f} steps/s)")
+          f"after {last['step']:.0f} steps in {last['minutes']:.1f} minutes ({last['steps_per_second']:.0f} steps/s)")
 
 # %% [markdown]
 r"""

@@ -142,8 +142,11 @@ def read_csv(path):
 
 def save_checkpoint(path, state):
     """Write a dict of tensors and plain values, whole or not at all."""
-    with write_whole(path) as draft:
-        torch.save(state, draft)
+    with write_whole(path) as draft, open(draft, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's own follows the system's, which says that the disk is full
+            raise error.__context__ or error
 
 
 def load_checkpoint(path):

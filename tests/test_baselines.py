@@ -1,8 +1,6 @@
 """06_baselines.py: rivals are what they claim to be, runs are kept, and the numbers of the comparison are right."""
 
 import importlib
-import json
-import math
 import sys
 
 import numpy as np
@@ -127,63 +125,55 @@ def write_run(folder, name, seed, values, column="success", every=10):
     return path
 
 
-def test_threshold_is_where_the_line_crosses():
-    steps = np.array([100.0, 200, 300])
-    assert base.steps_to_threshold(steps, np.array([0, 0.5, 1]), 0.75) == 250
-    assert base.steps_to_threshold(steps, np.array([0.9, 0, 0]), 0.75) == 100
-    assert base.steps_to_threshold(steps, np.array([0, 0.5, 0.7]), 0.75) == math.inf
+@pytest.fixture
+def compare(monkeypatch, sac):
+    """`compare_runs`, with 05 in this process instead of one of its own."""
+    def run_script(script, *flags):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+        sac.compare_curves(common.parse_config(sac.Config))
+
+    monkeypatch.setattr(base, "run_script", run_script)
+    return base.compare_runs
 
 
-def test_speed_up_against_a_naive_bootstrap():
-    rng = np.random.default_rng(3)
-    steps = np.arange(10, 110, 10.0)
-    slow, fast = (np.clip(steps / scale + rng.normal(0, 0.1, (4, 10)), 0, 1) for scale in (90, 40))
-    ratio, low, high = base.speed_up((steps, slow), (steps, fast), 0.5)
-    cross = lambda v: base.steps_to_threshold(steps, v, 0.5)
-    assert ratio == cross(slow.mean(0)) / cross(fast.mean(0)) and low <= ratio <= high
-    other = np.random.default_rng(99)
-    naive = [cross(slow[other.integers(4, size=4)].mean(0)) / cross(fast[other.integers(4, size=4)].mean(0)) for _ in range(4000)]
-    assert np.allclose([low, high], np.quantile(naive, [0.025, 0.975]), rtol=0.1)
-
-
-def test_speed_up_when_one_never_arrives():
-    steps, never, soon = np.array([10.0, 20]), np.zeros((2, 2)), np.ones((2, 2))
-    assert base.speed_up((steps, never), (steps, soon), 0.5) == (math.inf,) * 3
-    assert base.speed_up((steps, soon), (steps, never), 0.5) == (0, 0, 0)
-    assert all(map(math.isnan, base.speed_up((steps, never), (steps, never), 0.5)))
-
-
-def test_table_and_figure_from_csv_files(tmp_path):
+def test_the_figure_is_drawn_from_what_05_wrote(tmp_path, compare):
     for seed in range(3):
-        write_run(tmp_path, "sparse", seed, [0, 0, 0, 0.5, 1])
-        write_run(tmp_path, "hold_c", seed, [0, 1, 1, 1, 1 - 0.3 * seed])
-    (tmp_path / "hold_c-seed0" / "run.json").write_text(json.dumps({"scale": 4.5}))
-    (tmp_path / "sparse-seed0" / "run.json").write_text(json.dumps({"scale": None}))  # as 05 writes it
-    groups = base.read_groups(tmp_path)
-    rows = {row["reward"]: row for row in base.comparison_table(groups, "success", 0.9)}
-    assert rows["sparse"]["steps_to_level"] == pytest.approx(48) and rows["hold_c"]["steps_to_level"] == pytest.approx(19)
-    assert rows["hold_c"]["speed_up"] == pytest.approx(48 / 19) and rows["sparse"]["speed_up"] == 1
-    assert rows["hold_c"]["success"] == pytest.approx(0.7) and rows["hold_c"]["error"] == pytest.approx(0.3 / 3**0.5)
-    assert rows["hold_c"]["scale"] == 4.5 and math.isnan(rows["sparse"]["scale"]) and rows["sparse"]["minutes"] == 15
-    lines = base.plot_comparison(groups, "success", 0.9, "toy").axes[0].lines
-    assert [line.get_ydata()[1] for line in lines[:2]] == [1, 0]
-    with pytest.raises(common.UserError, match="no run"):
-        base.read_groups(tmp_path / "nothing")
+        write_run(tmp_path / "close_drawer", "sparse", seed, [0, 0, 0, 0.5, 1])
+        write_run(tmp_path / "close_drawer", "hold_c", seed, [0, 1, 1, 1, 1 - 0.3 * seed])
+        write_run(tmp_path / "close_drawer", "tcn0", seed, [0, 0, 0, 0, 0.1])
+        write_run(tmp_path / "close_drawer", "tcn1", seed, [0, 0, 0, 0, 0.3])
+    compare(tmp_path / "close_drawer")
+    axis = base.plot_comparison(tmp_path / "close_drawer", ("hold_c", "tcn")).axes[0]
+    assert [line.get_ydata()[-1] for line in axis.lines] == pytest.approx([0.7, 0.2]) and axis.get_ylabel() == "success"
+    assert [text.get_text() for text in axis.get_legend().texts] == ["hold_c", "tcn"]
+    assert base.read_rows(tmp_path / "nothing.csv") == []
 
 
-def test_verdicts_follow_the_intervals(tmp_path):
+def test_verdicts_follow_the_intervals_on_every_task_with_runs(tmp_path, compare):
     for seed in range(3):
         write_run(tmp_path / "pushing", "sparse", seed, [0, 0, 0, 100], "return")
         write_run(tmp_path / "pushing", "hold_c", seed, [0, 100, 100, 100], "return")
         write_run(tmp_path / "pushing", "hold_r", seed, [100, 100, 100, 100], "return")
         write_run(tmp_path / "pushing", "pixels", seed, [0, 100 * (seed == 1), 100, 100], "return")
+        write_run(tmp_path / "pushing", "tcn-robot", seed, [0, 0, 0, 10], "return")
         write_run(tmp_path / "close_drawer", "hold_c-only", seed, [0, 1 if seed else 0])
-    found = {row["claim"]: row["verdict"] for row in base.claims_table(tmp_path)}
-    assert found["HOLD-C + sparse beats sparse on pushing (10x)"] == "holds"
-    assert found["HOLD-C beats HOLD-R on pushing"] == "does not hold"
-    assert found["Close drawer is learned without sparse reward"] == "undecided"
-    assert found["HOLD-C beats TCN"] == "not tested" and found["HOLD-C + sparse beats sparse on drawer_open with two goals (over 18x)"] == "not tested"
-    assert len(found) == 9
+        write_run(tmp_path / "close_drawer", "hold_c", seed, [0.2, 0.5])
+        write_run(tmp_path / "close_drawer", "untrained", seed, [0, 0])
+    write_run(tmp_path / "close_drawer", "sparse", 0, [0, 1])
+    for task in ("pushing", "close_drawer"):
+        compare(tmp_path / task)
+    rows = base.claims_table(tmp_path)
+    assert list(rows[0]) == ["claim", "paper_task", "task", "verdict", "measured"]
+    found = {(row["claim"][:20], row["task"]): (row["verdict"], row["measured"]) for row in rows}
+    assert found["HOLD-C + sparse beat", "pushing"][0] == "holds" and found["HOLD-C + sparse beat", "drawer_open"] == ("not tested", "")
+    assert found["HOLD-C + sparse beat", "close_drawer"] == ("undecided", "0x sparse (one seed: no interval)")
+    assert found["HOLD-C beats HOLD-R", "pushing"][0] == "does not hold" and "hold_r" in found["HOLD-C beats HOLD-R", "pushing"][1]
+    assert found["The task is learned ", "close_drawer"] == ("undecided", "67% of 3 seeds")
+    assert found["HOLD-C beats TCN", "pushing"] == ("holds", "infx tcn-robot (inf to inf)")
+    assert found["HOLD-C beats an untr", "close_drawer"] == ("undecided", "neither hold_c nor untrained arrives while both run")
+    assert found["Pixel L2 is slower t", "pushing"][0] == "undecided"
+    assert found["Cumulative beats ins", "pushing"] == ("not tested", "") and len(base.CLAIMS) == 9
+    assert ("HOLD-C beats TCN", "close_drawer") not in found
 
 
 # ---- Runs ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """The reward: formulas by hand, proofs by value iteration, stages, history, vector environments, and the look."""
 
 import importlib
+import importlib.util
+import re
+import textwrap
 from pathlib import Path
 
 import gymnasium as gym
@@ -8,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from conftest import ROOT, run
 
 common = importlib.import_module("common")
 FORMS = ("cumulative", "instantaneous", "printed", "potential")
@@ -50,6 +55,18 @@ class Motion:
     def __call__(self, frames, goal):
         assert frames.shape[1:] == (3, 4, 6, 3) and goal.shape == (4, 6, 3)
         return torch.as_tensor(frames[:, :, 0, 0, 0].astype(float) @ [1, 10, 100] - 0 * goal[0, 0, 0])
+
+
+@pytest.fixture
+def distance_files(tmp_path):
+    """Two distance files, by two random networks."""
+    paths = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+        paths.append(str(tmp_path / f"seed{seed}.pt2"))
+        common.save_distance(paths[-1], network, {"kind": "embedding", "history": 1, "name": "random"}, common.Preprocess(8))
+    return paths
 
 
 def follow(env, values, **options):
@@ -343,6 +360,95 @@ def test_errors_are_one_clear_line(sac, attempt, says):
     assert "\n" not in str(caught.value)
 
 
+def test_make_env_multiplies_the_scale_once(sac, distance_files):
+    config = dict(task="close_drawer", distance=distance_files[0], height=16)
+    (plain, _), (env, distance) = (sac.make_env(sac.Config(**config, scale_factor=factor)) for factor in (1, 0.1))
+    twin, _ = sac.make_env(sac.Config(**config, scale_factor=0.1), twin=env)
+    assert env.scorer.scale == pytest.approx(0.1 * plain.scorer.scale) and twin.scorer.scale == env.scorer.scale
+    assert twin.scorer.distance is distance
+    for each in (plain, env, twin):
+        each.close()
+
+
+def test_benchmark_prints_the_parts_of_a_step_and_the_speed(sac, distance_files, tmp_path, capsys):
+    config = sac.Config(distance=distance_files[0], height=16, batch=4, out=str(tmp_path / "none"))
+    parts, speeds = sac.benchmark_training(config, repeats=1)
+    assert set(parts) == {"picture", "distance", "act", "update"} and min(parts.values()) > 0
+    others = {"stable-baselines3", "with a shared encoder"} if importlib.util.find_spec("stable_baselines3") else set()
+    assert set(speeds) == {"ours"} | others and 0 < speeds["ours"] < 1000 / parts["picture"]
+    said = capsys.readouterr().out
+    assert f"update {parts['update']:.2f} ms" in said and f"ours {speeds['ours']:.1f} steps/s" in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_stable_baselines_gets_the_same_network(sac):
+    """The optional comparison: as many weights in encoder, policy and critics as ours."""
+    pytest.importorskip("stable_baselines3")
+    size = lambda *modules: sum(weight.numel() for module in modules for weight in module.parameters())
+    env = sac.make_task("close_drawer", (16, 24))
+    ours, theirs = sac.Run(sac.Config(), env).agent, sac.make_sb3(sac.Config(), env, shared=True).policy
+    assert size(theirs.actor.features_extractor) == size(ours.encoders)
+    assert size(theirs.actor.latent_pi, theirs.actor.mu, theirs.actor.log_std) == size(ours.actor)
+    assert size(*theirs.critic.q_networks) == size(ours.critics)
+    env.close()
+
+
+# ---- Copied with common.py ------------------------------------------------------------------------------------------
+
+ROBOT = """
+import gymnasium as gym
+import numpy as np
+
+class MyRobot(gym.Env):
+    observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.time = self.np_random.uniform(0, 4, 2), 0
+        return self.picture(), {}
+
+    def step(self, action):
+        self.place, self.time = np.clip(self.place + action, 0, 15), self.time + 1
+        return self.picture(), float(self.place.sum() > 25), False, self.time == 20, {}
+
+    def picture(self):
+        image = np.zeros((16, 16, 3), np.uint8)
+        image[tuple(self.place.astype(int))] = 255
+        return image
+
+goal = np.zeros((16, 16, 3), np.uint8)
+goal[15, 15] = 255
+picture = goal
+"""
+PROVE = """
+import torch
+from sac import Agent
+
+for run in (*seen, *plain):
+    torch.manual_seed(run.config.seed)
+    fresh = Agent((16, 16, 3), 2, config.encoder, config.temperature).state_dict()
+    assert all(not torch.equal(fresh[name], weight) for name, weight in run.agent.state_dict().items())
+    assert run.step == config.steps and np.isfinite(list(run.rows[-1].values())).all()
+assert seen[0].rows[-1]["distance"] > 0 == plain[0].rows[-1]["distance"] and action.shape == (2,)
+print("proven", [run.config.seed for run in plain])
+"""
+
+
+def test_two_files_are_enough_for_an_environment_of_ones_own(tmp_path, distance_files):
+    """The example of 05's text, word for word, with a robot of the test's."""
+    text = (ROOT / "05_sac.py").read_text()
+    example = re.search(r"\n    from sac import .*?(?=\n\"\"\")", text, re.S)[0]
+    for name, content in (("sac.py", text), ("common.py", (ROOT / "common.py").read_text()),
+                          ("my_robot.py", ROBOT + textwrap.dedent(example) + PROVE)):
+        (tmp_path / name).write_text(content)
+    Path(distance_files[0]).rename(tmp_path / "distance.pt2")
+    finished = run("my_robot.py", "--steps", "100", cwd=tmp_path, SMOKE_TEST="1")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.splitlines()[-1] == "proven [0, 1]"
+    assert common.read_csv(tmp_path / "runs/plain/curve.csv")["seed"].tolist() == [0, 1]
+
+
 # ---- Look before you train ------------------------------------------------------------------------------------------
 
 
@@ -391,23 +497,16 @@ def test_recordings_are_what_they_say(pushing_tries):
     assert np.array_equal(tries["reverse"][0], frames[::-1]) and len({len(part[0]) for part in tries.values()}) == 1
 
 
-def test_sanity_table(sac, pushing_tries, monkeypatch, capsys):
-    monkeypatch.setattr(sac, "recordings", lambda *_: pushing_tries)
-    rows = dict((where, (x, reward)) for where, x, reward in sac.sanity_table("pushing", sac.pixel_distance))
+def test_sanity_table(sac, pushing_tries, capsys):
+    tries, goals = pushing_tries
+    along = sac.along_tries(sac.pixel_distance, tries, goals)
+    assert list(along) == list(tries) and along["reverse"] == pytest.approx(along["success"][::-1])
+    rows = dict((where, (x, reward)) for where, x, reward in sac.sanity_table("pushing", tries, along))
     assert rows["start"][1] == pytest.approx(-1 / 3) and rows["goal"] == (0, 0)
     assert "T = " in capsys.readouterr().out
-
-
-@pytest.fixture
-def distance_files(tmp_path):
-    """Two distance files, by two random networks."""
-    paths = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
-        paths.append(str(tmp_path / f"seed{seed}.pt2"))
-        common.save_distance(paths[-1], network, {"kind": "embedding", "history": 1, "name": "random"}, common.Preprocess(8))
-    return paths
+    rows = dict((where, (x, reward)) for where, x, reward in sac.sanity_table("pushing", tries, along, scale=2.0))
+    assert rows["start"] == pytest.approx((along["success"][0], -along["success"][0] / 2))
+    assert rows["failed try, at its best"][0] == along["failed"].min()
 
 
 def test_look_scores_several_files_and_draws(sac, pushing_tries, distance_files, tmp_path, monkeypatch, capsys):

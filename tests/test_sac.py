@@ -1,8 +1,14 @@
 """05_sac.py, second half: each piece of SAC against an independent reference, and a run that stops and goes on."""
 
+import collections
+import concurrent.futures
 import copy
 import math
-import types
+import os
+import resource
+import shutil
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +18,8 @@ from scipy.stats import norm
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 import common
+
+slow = pytest.mark.skipif(os.environ.get("SLOW_TESTS") != "1", reason="takes minutes; asked for with SLOW_TESTS=1")
 
 
 # ---- The squashed Gaussian ----
@@ -101,12 +109,37 @@ def test_losses_and_gradients_equal_a_plain_rederivation(sac, encoder, monkeypat
     assert all(g is not None for g in mine.values()) and all(p.requires_grad for p in agent.parameters())
 
 
+@slow  # half a minute, for the compiler
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler here")
+def test_compiled_losses_and_gradients_equal_eager_ones(sac):
+    torch.manual_seed(1)
+    agent = sac.Agent((16, 20, 3), 3)
+    target = copy.deepcopy(agent).requires_grad_(False)
+    batch = [x.float() if x.dtype == torch.float64 else x for x in batch_of(sac)]
+    seen = []
+    for losses in (sac.sac_losses, sac.compile_losses(torch.device("cpu"))):
+        agent.zero_grad()
+        values = losses(agent, target, batch, torch.ones(2, 6, 3), 0.9)
+        sum(values[:3]).backward()
+        seen.append([*values, *(p.grad.clone() for p in agent.parameters())])
+    for eager, compiled in zip(*seen):
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
+
+
 def test_target_moves_by_tau(sac):
     fast, slow = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     start = slow.weight.detach().clone()
     for _ in range(3):
         sac.polyak(fast, slow, 0.1)
     torch.testing.assert_close(slow.weight, fast.weight + 0.9**3 * (start - fast.weight))
+
+
+@slow  # 5 minutes
+def test_pendulum_is_learned_from_its_state(sac, tmp_path):
+    make = lambda: gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(-1), np.float32(1))
+    config = sac.Config(steps=10_000, eval_every=10_000, eval_episodes=10, out=str(tmp_path), device="cpu")
+    runs = sac.train(config, [make() for _ in range(3)], make())
+    assert all(run.rows[-1]["return"] > -200 for run in runs), [run.rows[-1]["return"] for run in runs]
 
 
 # ---- Memory ----
@@ -129,6 +162,12 @@ def test_replay_never_crosses_an_episode_even_when_it_wraps(sac, rng):
         assert ring.count <= 22
     oldest = {tuple(x) for x in zip(images[:, 0, 0, 0].tolist(), images[:, 0, 0, 1].tolist())}
     assert ring.count >= 15 and len(oldest) == ring.count  # 200 draws from about 20 places see every one
+
+
+def test_a_million_steps_need_what_the_text_says(sac):
+    ring = sac.Replay(1000, (48, 48, 3), 5)
+    size = sum(x.nbytes for x in (ring.frames, ring.actions, ring.rewards, ring.terminal, ring.starts)) / 1000
+    assert size == 6912 + 36 and 6.9e9 < 1e6 * size < 6.95e9
 
 
 def test_random_shift_moves_whole_pictures(sac, rng):
@@ -163,7 +202,7 @@ class Dot(gym.Env):
     def step(self, action):
         self.at, self.time = np.clip(self.at + 2 * np.asarray(action), 0, 15), self.time + 1
         success, over = self.at[1] > 13, self.time >= self.limit
-        return self._see(), float(success), over and self.terminates, over and not self.terminates, {"success": bool(success)}
+        return self._see(), np.float64(success), over and self.terminates, over and not self.terminates, {"success": bool(success)}
 
 
 def settings(sac, tmp_path, **changes):
@@ -174,25 +213,28 @@ def settings(sac, tmp_path, **changes):
     return config
 
 
-def start(sac, config, env):
-    return sac.Run(config, env.observation_space.shape, 2, torch.device("cpu"))
+class Inline:
+    """A pool that does the work at once, in this thread."""
+
+    def submit(self, function, *arguments):
+        done = concurrent.futures.Future()
+        done.set_result(function(*arguments))
+        return done
 
 
 @pytest.mark.parametrize("terminates, bootstrap, expected", [(False, True, 0), (True, True, 1), (False, False, 1)])
 def test_truncation_bootstraps_and_termination_does_not(sac, tmp_path, terminates, bootstrap, expected):
     env = Dot(terminates=terminates)
-    run = start(sac, settings(sac, tmp_path, bootstrap_truncation=bootstrap, random_steps=10**6), env)
-    sac.collect_episode(run, env, types.SimpleNamespace(update=lambda: None))
-    assert run.replay.count == 12
+    run = sac.Run(settings(sac, tmp_path, bootstrap_truncation=bootstrap, random_steps=10**6), env)
+    assert len(list(sac.collect_episode(run, env, Inline()))) == run.replay.count == 12
     stored = run.replay.terminal[run.replay.starts[:12]]
     assert stored[:-1].sum() == 0 and stored[-1] == expected
 
 
 def test_training_moves_all_weights_and_writes_the_curve(sac, tmp_path):
-    env = Dot()
-    run = start(sac, settings(sac, tmp_path), env)
-    before = copy.deepcopy(run.agent.state_dict())
-    sac.train(run, env, Dot())
+    config = settings(sac, tmp_path)
+    before = copy.deepcopy(sac.Run(config, Dot()).agent.state_dict())
+    run, = sac.train(config, [Dot()], Dot())
     assert all(not torch.equal(before[k], v) for k, v in run.agent.state_dict().items())
     assert any(not torch.equal(before[k], v) for k, v in run.target.state_dict().items())
     curve = common.read_csv(tmp_path / "curve.csv")
@@ -200,42 +242,126 @@ def test_training_moves_all_weights_and_writes_the_curve(sac, tmp_path):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path, monkeypatch):
-    whole = start(sac, settings(sac, tmp_path / "whole"), Dot())
-    sac.train(whole, Dot(), Dot())
+    train = lambda folder, **changes: sac.train(settings(sac, tmp_path / folder, **changes), [Dot(), Dot()], Dot())
+    whole, real = train("whole"), sac.collect_episode
 
-    halves = start(sac, settings(sac, tmp_path / "halves"), Dot())
-    real = sac.collect_episode
-
-    def press_ctrl_c(run, env, bar):
+    def press_ctrl_c(run, env, pool):
         if run.episode == 5:
             sac.signal.raise_signal(sac.signal.SIGINT)
-        return real(run, env, bar)
+        return real(run, env, pool)
 
     monkeypatch.setattr(sac, "collect_episode", press_ctrl_c)
+    monkeypatch.setattr(sac.StopAtEpisodeEnd, "_ask", lambda self, *_: setattr(self, "asked", True))  # one press per agent
     with pytest.raises(KeyboardInterrupt):
-        sac.train(halves, Dot(), Dot())
+        train("halves")
     monkeypatch.setattr(sac, "collect_episode", real)
-    assert halves.step == 72  # the sixth episode was finished first
-    again = start(sac, settings(sac, tmp_path / "halves"), Dot())
-    again.load()
-    sac.train(again, Dot(), Dot())
-    assert all(torch.equal(v, again.agent.state_dict()[k]) for k, v in whole.agent.state_dict().items())
+    for seed in (0, 1):
+        assert common.load_checkpoint(tmp_path / f"halves/checkpoint-seed{seed}.pt")["step"] == 72  # the sixth episode's end
+    again = train("halves")
     time_free = lambda rows: [{k: v for k, v in row.items() if k not in ("minutes", "steps_per_second")} for row in rows]
-    assert time_free(whole.rows) == time_free(again.rows)
-
-    other = start(sac, settings(sac, tmp_path / "halves", gamma=0.5), Dot())
+    for one, other in zip(whole, again):
+        assert all(torch.equal(v, other.agent.state_dict()[k]) for k, v in one.agent.state_dict().items())
+        assert time_free(one.rows) == time_free(other.rows)
     with pytest.raises(common.UserError, match="another gamma"):
-        other.load()
+        train("halves", gamma=0.5)
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_step(sac, tmp_path):
-    run = start(sac, settings(sac, tmp_path), Dot())
-    run.agent.actor[0].weight.data.fill_(math.nan)
-    with pytest.raises(common.UserError, match="not finite at step 24"):
-        sac.train(run, Dot(), Dot())
+@pytest.mark.parametrize("which", range(3))
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(sac, tmp_path, monkeypatch, which):
+    real, calls = sac.sac_losses, []
+
+    def broken(*arguments):
+        calls.append(1)
+        losses = list(real(*arguments))
+        losses[which] = losses[which] * (math.inf if len(calls) == 15 else 1)
+        return losses
+
+    monkeypatch.setattr(sac, "sac_losses", broken)
+    with pytest.raises(common.UserError, match=f"{sac.LOSSES[which]}.* not finite at step 38 of seed 0"):
+        sac.train(settings(sac, tmp_path, checkpoint_minutes=0.0), [Dot()], Dot())
+    kept = common.load_checkpoint(tmp_path / "checkpoint-seed0.pt")
+    assert 12 <= kept["step"] <= 36 and all(v.isfinite().all() for v in kept["agent"].values())
 
 
-@pytest.mark.parametrize("env, words", [(gym.make("Pendulum-v1"), "uint8 images"),
+def test_seeds_side_by_side_learn_what_each_learns_alone(sac, tmp_path, monkeypatch):
+    real, seen = sac.update, collections.defaultdict(list)
+
+    def recorded(run):
+        seen[run.config.out, run.config.seed].append(real(run))
+        return seen[run.config.out, run.config.seed][-1]
+
+    class Early(Dot):  # episodes of different lengths, so that the seeds get out of step
+        def step(self, action):
+            image, reward, terminated, truncated, info = super().step(action)
+            return image, reward, terminated or bool(reward), truncated, info
+
+    monkeypatch.setattr(sac, "update", recorded)
+    config = lambda name, **changes: settings(sac, tmp_path / name, steps=130, **changes)
+    sac.train(config("together", seed=4), [Early() for _ in range(3)], Early())
+    for seed in (4, 5, 6):
+        sac.train(config(f"alone{seed}", seed=seed), [Early()], Early())
+        together, alone = (torch.stack(seen[str(tmp_path / name), seed][:100]) for name in ("together", f"alone{seed}"))
+        assert together.shape == (100, 5)
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    curve = common.read_csv(tmp_path / "together" / "curve.csv")
+    assert curve["step"].tolist() == sorted(curve["step"]) and set(curve["seed"]) == {4, 5, 6}
+    rows = [common.read_csv(tmp_path / f"alone{seed}" / "curve.csv") for seed in (4, 5, 6)]
+    for one in rows:
+        mine = curve["seed"] == one["seed"][0]
+        assert all(np.allclose(curve[k][mine], one[k]) for k in one if k not in ("minutes", "steps_per_second"))
+
+
+def test_run_folders_are_named_after_their_seeds(sac):
+    assert sac.default_out(sac.Config(distance="none", seed=2)) == "runs/sac/close_drawer-sparse-seed2"
+    assert sac.default_out(sac.Config(distance="none", seed=2, seeds=5)) == "runs/sac/close_drawer-sparse-seed2-6"
+    with pytest.raises(common.UserError, match="--seeds is 0"):
+        sac.learn(sac.Config(seeds=0), None, None)
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(sac, tmp_path):
+    hold = "import importlib, time; sac = importlib.import_module('05_sac')\nwith sac.claim_folder({!r}):\n    print('mine', flush=True); time.sleep(99)"
+    other = subprocess.Popen([sys.executable, "-c", hold.format(str(tmp_path))], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "mine\n"
+    with pytest.raises(common.UserError, match="in use by another process"):
+        sac.train(settings(sac, tmp_path), [Dot()], Dot())
+    other.kill()
+    other.wait()
+    with sac.claim_folder(tmp_path):
+        pass
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_previous_checkpoint(sac, tmp_path):
+    run = sac.Run(settings(sac, tmp_path), Dot())
+    run.save()
+    before, (soft, hard) = run.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # a disk that takes half of it
+    try:
+        with pytest.raises(common.UserError, match="checkpoint-seed0.pt could not be written: File too large"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert run.path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [run.path.name]
+
+
+def test_slow_saving_makes_checkpoints_rarer(sac, tmp_path, monkeypatch):
+    clock, saves = [0.0], []
+
+    def episode(run, env, pool):  # takes 10 seconds
+        clock[0], run.step, run.recent = clock[0] + 10, run.step + 12, [(0.0, False, {})]
+        yield True
+
+    def save(run):  # takes 3 seconds
+        clock[0] += 3
+        saves.append(run.step)
+
+    monkeypatch.setattr(sac.time, "time", lambda: clock[0])
+    monkeypatch.setattr(sac, "collect_episode", episode)
+    monkeypatch.setattr(sac.Run, "save", save)
+    sac.train(settings(sac, tmp_path, steps=240, eval_every=10**6, checkpoint_minutes=0.1), [Dot()], Dot())
+    assert saves == [12, 96, 180, 240]  # after 10 seconds, and then after 60 seconds or more
+
+
+@pytest.mark.parametrize("env, words", [(gym.wrappers.TransformObservation(Dot(), lambda x: x, gym.spaces.Discrete(3)), "uint8 images"),
                                         (gym.wrappers.RescaleAction(Dot(), -2, 2), "RescaleAction")])
 def test_environments_that_do_not_fit_get_one_line(sac, env, words):
     with pytest.raises(common.UserError, match=words):

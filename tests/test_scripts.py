@@ -45,7 +45,7 @@ def test_smoke_training_moved_the_weights_of_both_models(smoke, hold_c, sac):
     torch.manual_seed(config.seed)
     fresh = dict(hold_c.make_network(config.network, config.width, config.embedding).named_parameters())
     assert all(not torch.equal(weight, trained["network"][name]) for name, weight in fresh.items())
-    agent = common.load_checkpoint(folder / "runs/smoke/sac/checkpoint.pt")
+    agent = common.load_checkpoint(folder / "runs/smoke/sac/checkpoint-seed0.pt")
     config = sac.Config(**agent["config"])
     torch.manual_seed(config.seed)
     fresh = sac.Agent((32, 48, 3), 5, config.encoder, config.temperature).state_dict()
@@ -75,8 +75,9 @@ def test_the_comparison_runs_its_rivals_and_draws_them(smoke):
     finished = run("06_baselines.py", cwd=folder, SMOKE_TEST="1")
     assert finished.returncode == 0, finished.stderr[-2000:]
     made = folder / "runs/smoke/baselines/pushing"
-    assert {"sparse", "pixels"} == set(common.read_csv(made / "table.csv")["reward"])
-    assert (made / "curves.png").stat().st_size > 5000 and (made / "pixels-seed0" / "checkpoint.pt").is_file()
+    assert {"sparse", "pixels"} == set(common.read_csv(made / "table.csv")["kind"])
+    assert len(common.read_csv(made.parent / "claims.csv")["claim"]) > 8 and (made / "comparison.png").stat().st_size > 5000
+    assert (made / "curves.png").stat().st_size > 5000 and (made / "pixels-seed0" / "checkpoint-seed0.pt").is_file()
     again = run("06_baselines.py", "--dry-run", cwd=folder, SMOKE_TEST="1")
     assert "05_sac.py" in again.stdout and ", 0 steps to go" in again.stdout
 
