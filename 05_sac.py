@@ -107,7 +107,7 @@ class Config:
     figures: bool = True  # of --look; --no-figures writes scores.csv alone
     benchmark: bool = False  # time simulation, rendering and training, and stop
     plot: tuple[str, ...] = ()  # patterns like "runs/sac/*/curve.csv": compare these curves, beside them or in --out, and stop
-    column: Literal["return", "success"] = "success"  # of --plot
+    column: Literal["return", "success", "train_return", "train_success"] = "success"  # of --plot
     threshold: float = 0.9  # of --plot: the level that counts as learned
     pool: str = ""  # of --plot: strike what this regular expression matches out of the kinds' names, for strata of one kind
 

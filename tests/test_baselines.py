@@ -119,7 +119,7 @@ def test_being_late_costs_tcn_and_not_a_goal_distance(tmp_path):
 # ---- Numbers -------------------------------------------------------------------------------------------------------
 
 
-def write_run(folder, name, seed, values, column="success", every=10):
+def write_run(folder, name, seed, values, column="train_success", every=10):
     path = folder / f"{name}-seed{seed}" / "curve.csv"
     common.write_csv(path, [{"step": (k + 1) * every, column: float(v), "minutes": 1.0 + k} for k, v in enumerate(values)])
     return path
@@ -144,7 +144,7 @@ def test_the_figure_is_drawn_from_what_05_wrote(tmp_path, compare):
         write_run(tmp_path / "close_drawer", "tcn1", seed, [0, 0, 0, 0, 0.3])
     compare(tmp_path / "close_drawer")
     axis = base.plot_comparison(tmp_path / "close_drawer", ("hold_c", "tcn")).axes[0]
-    assert [line.get_ydata()[-1] for line in axis.lines] == pytest.approx([0.7, 0.2]) and axis.get_ylabel() == "success"
+    assert [line.get_ydata()[-1] for line in axis.lines] == pytest.approx([0.7, 0.2]) and axis.get_ylabel() == "train_success"
     assert [text.get_text() for text in axis.get_legend().texts] == ["hold_c", "tcn"]
     assert base.read_rows(tmp_path / "nothing.csv") == []
 
