@@ -1655,7 +1655,7 @@ The last columns are means over seeds. Contrast: by what share $d$ is lower at s
 the same for a try that failed; object alone: by what share it falls where the object alone has moved (05 has the formulas).
 
 Training helps to *order*, less than one would hope: 21 trained networks score .68 to .85, nine with random weights .62 to
-.76, and half of that difference comes with the statistics of batch normalisation, before anything is learned. *What* it is
+.76, and nearly half of that difference comes with the statistics of batch normalisation, before anything is learned. *What* it is
 trained on does not show: the seven settings lie within .04, three seeds of one setting within .05 to .14. At 3,200
 windows in all, a hundred clips last as long as three thousand. Tables of one seed told a different story each time we
 trained anew. And training does not help to *tell success from failure*: the contrast of random weights is as good as
