@@ -364,7 +364,7 @@ def test_few_files_get_a_clear_line_and_a_wrong_csv_too(tmp_path, rng, capsys):
 
 def test_steps_to_threshold_of_runs(tmp_path):
     rows = [ev.Row(name, None, "k") for name in ("c1000-s0", "c1000-s1")]
-    runs = {"close_drawer-c1000-s0-seed0": [0, 30, 60], "close_drawer-c1000-s0-seed1": [30, 30, 50], "close_drawer-c1000-s1-seed0": [0, 0, 10],
+    runs = {"close_drawer-c1000-s0-seed0": [0, 30, 60], "close_drawer-c1000-s0-seed1": [30, 30, 50], "close_drawer/c1000-s1-seed0": [0, 0, 10],
             "close_drawer-sparse-seed0": [90, 90, 90]}
     for name, returns in runs.items():
         common.write_csv(tmp_path / name / "curve.csv", [{"step": 100 * (i + 1), "train_return": r} for i, r in enumerate(returns)])
