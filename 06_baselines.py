@@ -326,6 +326,7 @@ def make_file(config, name):
     return path
 
 
+# %%
 REWARDS = ("sparse", "oracle", "pixels", "frozen", "untrained", "r3m", "tcn", "tcn-robot", "hold_r", "hold_c")
 
 
