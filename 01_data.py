@@ -1557,7 +1557,7 @@ def benchmark(folder, count=64, rounds=3, short_side=72):
     frames = sum(len(clips[i][0]) for i in range(len(clips)))  # fills the cache
     ways = {name: (lambda i, read=read: read(clips.paths[i]), 0) for name, read in readers().items()}
     ways |= {f"read_clip, short side {short_side}": (lambda i: plain_clips[i], 0),
-             f"cache, short side {short_side}": (lambda i: np.array(clips[i][0]), 0)}  # a copy: every byte is touched
+             f"cache, short side {short_side}": (lambda i: clips[i][0].max(), 0)}  # every byte is looked at
     ways |= pair_makers(clips)
     best = {name: (np.inf, np.inf) for name in ways}
     for turn in tqdm(range(rounds * len(ways)), "benchmark"):
