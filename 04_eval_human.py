@@ -549,9 +549,10 @@ class Row(NamedTuple):
     @property
     def kind(self):
         """The row of the paper's Table IV whose small sister this file is; empty where there is none."""
-        if not self.path or self.distance.meta["name"] not in ("HOLD-R", "HOLD-C"):
+        meta = self.distance.meta if self.path else {"name": ""}
+        name, network = meta["name"], meta.get("training", {}).get("network", "")
+        if name not in ("HOLD-R", "HOLD-C"):
             return ""
-        name, network = self.distance.meta["name"], self.distance.meta.get("training", {}).get("network", "")
         frames = f" {self.distance.history}" if name == "HOLD-R" else ""
         return f"{name} {'ViT' if network.startswith('vi') else 'ResNet'}{frames}"
 

@@ -449,7 +449,8 @@ def start(job, cores):
 def run_jobs(jobs, at_once=0):
     """Run what is not finished, `at_once` at a time. Raises UserError, with the run's last line, where one failed."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
-    shares = [cores[i % len(cores) :: at_once or len(cores)] for i in range(at_once or len(cores))]
+    at_once = at_once or len(cores)
+    shares = [cores[i % len(cores) :: at_once] for i in range(at_once)]  # which cores each of them owns
     todo, running, failed = [job for job in jobs if not is_finished(job)], {}, []
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="runs")
     try:
