@@ -1699,9 +1699,9 @@ class Replay:
         return {**parts, "starts": torch.from_numpy(self.starts), "ring": [self.head, self.first, self.count, self.filled]}
 
     def load_state_dict(self, state):
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave, to a memory as large, or larger if nothing was overwritten yet."""
         self.head, self.first, self.count, self.filled = state["ring"]
-        self.starts = state["starts"].numpy()
+        self.starts[: len(state["starts"])] = state["starts"]
         for k in ("frames", "actions", "rewards", "terminal"):
             getattr(self, k)[: self.filled] = state[k]
 
@@ -1870,8 +1870,8 @@ A run directory belongs to one set of settings, and to one process at a time. Th
 of the run depends on: agent, target, optimiser, replay memory, random states, counters and the rows of the curve.
 Environments cannot be asked for their state in general. So an episode starts from `reset(seed=...)` with a seed made of
 the run's seed and the episode's number, and a run can stop at the end of any episode and go on as if it had not: Ctrl-C
-waits for that end, saves, and leaves. Saving a memory of gigabytes takes a while; then checkpoints become rarer, and cost
-at most a twentieth of the time.
+waits for that end, saves, and leaves. A finished run goes on when its command is given again with more `--steps`.
+Saving a memory of gigabytes takes a while; then checkpoints become rarer, and cost at most a twentieth of the time.
 """
 
 # %%
@@ -1904,8 +1904,11 @@ class Run:
         if not self.path.exists():
             return
         state = load_checkpoint(self.path)
-        may_change = ("device", "out", "checkpoint_minutes", "seeds", "compile")
+        may_change = ("device", "out", "checkpoint_minutes", "seeds", "compile", "steps")
         changed = [k for k, v in asdict(self.config).items() if k not in may_change and state["config"].get(k) != v]
+        memory, overwritten = len(state["replay"]["starts"]), state["replay"]["ring"][1] > 0
+        if self.config.steps < state["config"]["steps"] or overwritten and memory != len(self.replay.starts):
+            changed.append("steps")
         if changed:
             raise UserError(f"{self.path} was made with another {', '.join(changed)}; give another --out or delete that folder")
         for k in ("agent", "target", "optimizer", "replay"):

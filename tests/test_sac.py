@@ -258,12 +258,26 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path, monkeypatch)
     for seed in (0, 1):
         assert common.load_checkpoint(tmp_path / f"halves/checkpoint-seed{seed}.pt")["step"] == 72  # the sixth episode's end
     again = train("halves")
-    time_free = lambda rows: [{k: v for k, v in row.items() if k not in ("minutes", "steps_per_second")} for row in rows]
-    for one, other in zip(whole, again):
-        assert all(torch.equal(v, other.agent.state_dict()[k]) for k, v in one.agent.state_dict().items())
-        assert time_free(one.rows) == time_free(other.rows)
+    assert_same_runs(whole, again)
     with pytest.raises(common.UserError, match="another gamma"):
         train("halves", gamma=0.5)
+
+
+def assert_same_runs(some, others):
+    time_free = lambda rows: [{k: v for k, v in row.items() if k not in ("minutes", "steps_per_second")} for row in rows]
+    for one, other in zip(some, others, strict=True):
+        assert all(torch.equal(v, other.agent.state_dict()[k]) for k, v in one.agent.state_dict().items())
+        assert time_free(one.rows) == time_free(other.rows)
+
+
+def test_a_finished_run_goes_on_with_more_steps(sac, tmp_path):
+    train = lambda folder, **changes: sac.train(settings(sac, tmp_path / folder, **changes), [Dot(), Dot()], Dot())
+    train("longer", steps=48)
+    assert_same_runs(train("whole"), train("longer"))
+    with pytest.raises(common.UserError, match="another steps"):
+        train("longer", steps=48)
+    train("full", steps=48, replay=20)
+    assert_same_runs(train("whole full", replay=20), train("full", replay=20))
 
 
 @pytest.mark.parametrize("which", range(3))
