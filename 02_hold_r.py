@@ -82,6 +82,7 @@ class Config:
     cache: bool = True  # keep decoded clips on disk, mapped into memory; turn off for clips that do not fit
     workers: int = 0  # processes that prepare batches; use 0 in notebooks
     seed: int = 0  # of weights, sampling and augmentation
+    resume: bool = True  # go on from the checkpoint in --out, if there is one; --no-resume starts anew
     device: str = "auto"  # cuda, mps or cpu
     convert: str = ""  # do not train: turn this checkpoint of the authors (Flax) into a distance file
     benchmark: bool = False  # do not train: compare images/s of this loop with its limits
@@ -592,13 +593,13 @@ def join_processes(name):
 def start_or_resume(config, network, optimizer, scaler):
     """Load `checkpoint.pt` where there is one; returns the training state {step, best, log, ...}."""
     path, settings = Path(config.out) / "checkpoint.pt", asdict(config)
-    if not path.exists():
+    if not (config.resume and path.exists()):
         return {"step": 0, "best": {"spearman": -math.inf}, "best_weights": None, "log": [], "curves": [],
                 "seconds": 0.0}
-    state, free = load_checkpoint(path), ("device", "workers", "out", "cache", "compile")
+    state, free = load_checkpoint(path), ("device", "workers", "out", "cache", "compile", "resume")
     changed = [k for k, v in settings.items() if k not in free and state["config"].get(k) != v]
     if changed:
-        raise UserError(f"{path} was trained with another {', '.join(changed)}; give another --out or delete it")
+        raise UserError(f"{path} was trained with another {', '.join(changed)}; give another --out, or --no-resume to start anew")
     network.load_state_dict(state.pop("network"))
     optimizer.load_state_dict(state.pop("optimizer"))
     scaler.load_state_dict(state.pop("scaler"))

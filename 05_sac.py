@@ -96,6 +96,7 @@ class Config:
     eval_every: int = 1000  # steps between two evaluations
     eval_episodes: int = 20  # paper section IV-B
     checkpoint_minutes: float = 3.0  # at most so much is lost
+    resume: bool = True  # go on from the checkpoints in --out, if there are any; --no-resume starts anew
     seed: int = 0  # of weights, exploration, batches and resets
     seeds: int = 1  # agents trained side by side, from `seed` on; each learns what it would learn alone
     out: str = ""  # run folder; by default runs/sac/<task>-<reward>-seed<seed>
@@ -1901,16 +1902,16 @@ class Run:
 
     def load(self):
         """Go on from the checkpoint, if there is one. Raises UserError where it belongs to other settings."""
-        if not self.path.exists():
+        if not (self.config.resume and self.path.exists()):
             return
         state = load_checkpoint(self.path)
-        may_change = ("device", "out", "checkpoint_minutes", "seeds", "compile", "steps")
+        may_change = ("device", "out", "checkpoint_minutes", "resume", "seeds", "compile", "steps")
         changed = [k for k, v in asdict(self.config).items() if k not in may_change and state["config"].get(k) != v]
         memory, overwritten = len(state["replay"]["starts"]), state["replay"]["ring"][1] > 0
         if self.config.steps < state["config"]["steps"] or overwritten and memory != len(self.replay.starts):
             changed.append("steps")
         if changed:
-            raise UserError(f"{self.path} was made with another {', '.join(changed)}; give another --out or delete that folder")
+            raise UserError(f"{self.path} was made with another {', '.join(changed)}; give another --out, or --no-resume to start anew")
         for k in ("agent", "target", "optimizer", "replay"):
             getattr(self, k).load_state_dict(state[k])
         for k in self.COUNTERS:

@@ -125,6 +125,8 @@ def test_training_stopped_and_resumed_equals_training_in_one_go(hold_c, tmp_path
     assert states[0]["curves"] == states[1]["curves"] and (halves.parent / "strip.png").stat().st_size > 5000
     with pytest.raises(common.UserError, match="another margin"):
         hold_c.train(small(hold_c, tmp_path, margin=0.5))
+    anew = common.load_checkpoint(hold_c.train(small(hold_c, tmp_path, margin=0.5, resume=False)).with_name("checkpoint.pt"))
+    assert anew["step"] == 4 and [r["loss"] for r in anew["log"]] != [r["loss"] for r in states[1]["log"]]
 
 
 def test_training_moves_the_weights_and_the_file_holds_the_best(hold_c, tmp_path, clips):

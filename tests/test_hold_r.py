@@ -306,6 +306,8 @@ def test_training_stopped_and_resumed_equals_training_in_one_go(hold_r, tmp_path
     assert states[0]["curves"] == states[1]["curves"] and len(states[0]["curves"]) == 2
     with pytest.raises(common.UserError, match="another history"):
         hold_r.train(small(hold_r, tmp_path, **{**network, "history": 1}))
+    again = hold_r.train(small(hold_r, tmp_path, **{**network, "lr": 1e-4, "resume": False})).with_name("checkpoint.pt")
+    assert common.load_checkpoint(again)["log"][-1]["loss"] != states[1]["log"][-1]["loss"]
 
 
 def test_training_moves_the_weights_and_the_file_holds_the_best(hold_r, tmp_path, clips, monkeypatch):

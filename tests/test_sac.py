@@ -261,6 +261,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path, monkeypatch)
     assert_same_runs(whole, again)
     with pytest.raises(common.UserError, match="another gamma"):
         train("halves", gamma=0.5)
+    anew = train("halves", gamma=0.5, resume=False)
+    assert [run.step for run in anew] == [96, 96] and anew[0].rows[-1]["critic_loss"] != whole[0].rows[-1]["critic_loss"]
 
 
 def assert_same_runs(some, others):
