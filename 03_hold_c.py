@@ -856,7 +856,7 @@ The order turns round from one side to the other: HOLD-R is better on people, HO
 first in Table IV (Spearman .71 and .62), the second in its curves of pushing. Why? Our guess: a number of frames is tied to the
 pace of people, a distance in a space only to what changes. One frame does as well as three on people, as in Table IV, and no
 better on the robot. And transformers want more than minutes: given the ResNet's time, the ViT stays behind, and ViViT, from
-scratch, does not order films at all, though it errs on neighbours no more often than the others. So much for that column.
+scratch, does not order films at all, though it errs on neighbours about as often as the others. So much for that column.
 The paper starts both from networks trained before. By the first column HOLD-C is no better than its own random weights
 (ResNet .66, ViT .60, one seed): what changes steadily in a film is easily seen. On the robot training shows, .80 to .63.
 """

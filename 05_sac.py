@@ -1706,7 +1706,10 @@ class Replay:
         return {**parts, "starts": torch.from_numpy(self.starts), "ring": [self.head, self.first, self.count, self.filled]}
 
     def load_state_dict(self, state):
-        """Take back what `state_dict` gave, to a memory as large, or larger if nothing was overwritten yet."""
+        """Take back what `state_dict` gave, to a memory as large, or larger if it was not full. Raises UserError otherwise."""
+        if state["ring"][-1] == len(state["starts"]) != len(self.starts):
+            raise UserError(f"a replay memory of {len(state['starts'])} places is full and cannot change its size; "
+                            "give the same --steps, or --no-resume to start anew")
         self.head, self.first, self.count, self.filled = state["ring"]
         self.starts[: len(state["starts"])] = state["starts"]
         for k in ("frames", "actions", "rewards", "terminal"):
@@ -1913,10 +1916,7 @@ class Run:
         state = load_checkpoint(self.path)
         may_change = ("device", "out", "checkpoint_minutes", "resume", "seeds", "compile", "steps")
         changed = [k for k, v in asdict(self.config).items() if k not in may_change and state["config"].get(k) != v]
-        memory, overwritten = len(state["replay"]["starts"]), state["replay"]["ring"][1] > 0
-        if self.config.steps < state["config"]["steps"] or overwritten and memory != len(self.replay.starts):
-            changed.append("steps")
-        if changed:
+        if changed := changed + ["steps"] * (self.config.steps < state["config"]["steps"]):
             raise UserError(f"{self.path} was made with another {', '.join(changed)}; give another --out, or --no-resume to start anew")
         for k in ("agent", "target", "optimizer", "replay"):
             getattr(self, k).load_state_dict(state[k])

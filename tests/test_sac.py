@@ -282,6 +282,21 @@ def test_a_finished_run_goes_on_with_more_steps(sac, tmp_path):
     assert_same_runs(train("whole full", replay=20), train("full", replay=20))
 
 
+def test_a_memory_may_grow_until_it_is_full(sac):
+    small, large = sac.Replay(4, (1,), actions=1), sac.Replay(9, (1,), actions=1)
+    small.begin(np.zeros(1, np.float32))
+    for t in (1, 2):
+        small.add([0.0], t, False, np.full(1, t, np.float32))
+    large.load_state_dict(small.state_dict())
+    for t in (3, 4, 5):
+        large.add([0.0], t, False, np.full(1, t, np.float32))
+    _, _, reward, _, following = large.sample(99, np.random.default_rng(0))
+    assert set(reward.tolist()) == {1, 2, 3, 4, 5} and torch.equal(following[:, 0], reward)
+    small.add([0.0], 3, False, np.full(1, 3, np.float32))
+    with pytest.raises(common.UserError, match="4 places is full"):
+        large.load_state_dict(small.state_dict())
+
+
 @pytest.mark.parametrize("which", range(3))
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(sac, tmp_path, monkeypatch, which):
     real, calls = sac.sac_losses, []
