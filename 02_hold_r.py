@@ -410,9 +410,9 @@ def randaugment(clip, rng, layers=2, factor=3.7):
 def recolour(clip, brightness, contrast, saturation):
     """Mix each pixel with its grey, then with the mean grey, then with black: uint8 (T, 3, H, W) -> the same."""
     x = clip.float()
-    grey = x.mean(1, keepdim=True)
-    x, mean = torch.lerp(grey, x, float(saturation)), grey.mean()
-    return ((x - mean) * contrast + mean).mul_(brightness).clamp_(0, 255).to(torch.uint8)
+    grey = x.mean(1, keepdim=True)  # (T, 1, H, W)
+    rest = brightness * contrast * (1 - saturation) * grey + brightness * (1 - contrast) * grey.mean()
+    return x.mul_(brightness * contrast * saturation).add_(rest).clamp_(0, 255).to(torch.uint8)
 
 
 def augment(clip, size, kind, rng):

@@ -88,7 +88,7 @@ class Config:
     lr: float = 1e-3  # Adam; paper Table III: 3e-4
     temperature: float = 0.1  # initial alpha; authors' code: 1
     encoder: Literal["strided", "paper"] = "strided"  # see make_encoder
-    gamma: float = 0.99  # discount (paper Table III)
+    gamma: float = 0.95  # discount; paper Table III: 0.99
     tau: float = 0.005  # share of the fast weights in each update of the target (authors' code)
     shift_per_image: bool = True  # one random shift per picture; authors' code: one per batch
     bootstrap_truncation: bool = True  # the time limit is not terminal; authors' code: it is
@@ -115,7 +115,7 @@ class Config:
     @classmethod
     def paper(cls):
         """Table III and the released network, on the original picture size."""
-        return cls(height=0, batch=256, lr=3e-4, temperature=1.0, encoder="paper", shift_per_image=False,
+        return cls(height=0, batch=256, lr=3e-4, gamma=0.99, temperature=1.0, encoder="paper", shift_per_image=False,
                    bootstrap_truncation=False, steps=400_000, eval_every=1000)
 
     @classmethod
@@ -1760,6 +1760,13 @@ L_\alpha = -\log \alpha \, (\log \pi(\tilde a \mid s) + \mathcal H^*),$$
 with the target entropy $\mathcal H^* = -\dim A$. *Terminal* is where the pitfall sits. A time limit is no property of the
 world: the state after step 60 has a future, so the critic must bootstrap through it. The authors' code stores the time
 limit as terminal; `--no-bootstrap-truncation` does the same.
+
+*The discount* is the other pitfall. A success that can be held pays 1 at every step, so a state may be worth $1 / (1 - \gamma)$:
+100 with the paper's $\gamma = 0.99$. The critics start at 0 and climb there by way of a slow copy of themselves, and as long as they
+climb, the policy follows values that move. With 0.95 (ours) the top is 20, and a laptop's ten thousand steps suffice. On the
+faucet, three seeds succeed in 100, 95 and 100% of their latest training episodes after 9,000 steps, with 0.99 in 90, 60 and 100%;
+of the second, the critic's loss is .5 with 0.95, and 1.6 with 0.99, on its way to 8.6 at step 18,000. The price is a short
+sight: what lies 20 steps ahead counts for a third.
 
 The three losses touch separate parameters once the critics are held still in $L_\pi$. So one backward pass and one Adam, which
 treats every parameter on its own, serve all three.

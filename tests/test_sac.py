@@ -137,9 +137,16 @@ def test_target_moves_by_tau(sac):
 @slow  # 5 minutes
 def test_pendulum_is_learned_from_its_state(sac, tmp_path):
     make = lambda: gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(-1), np.float32(1))
-    config = sac.Config(steps=10_000, eval_every=10_000, eval_episodes=10, out=str(tmp_path), device="cpu")
+    config = sac.Config(steps=10_000, gamma=0.99, eval_every=10_000, eval_episodes=10, out=str(tmp_path), device="cpu")
     runs = sac.train(config, [make() for _ in range(3)], make())
     assert all(run.rows[-1]["return"] > -200 for run in runs), [run.rows[-1]["return"] for run in runs]
+
+
+def test_the_paper_preset_is_table_iii_and_the_released_code(sac):
+    paper = sac.Config.paper()
+    assert (paper.gamma, paper.batch, paper.lr, paper.tau) == (0.99, 256, 3e-4, 0.005)
+    assert (paper.random_steps, paper.update_every, paper.temperature) == (1000, 1, 1.0)
+    assert not paper.bootstrap_truncation and not paper.shift_per_image and paper.encoder == "paper"
 
 
 # ---- Memory ----
