@@ -33,7 +33,7 @@ import math
 import os
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -56,7 +56,7 @@ from common import (ClipSet, Preprocess, UserError, ensure_clips, load_checkpoin
 class Config:
     """HOLD-R: train a network to tell how many frames lie between two moments, and write it as a distance file."""
 
-    data: str = "data/standin"  # folder of clips, SSv2 layout or any videos; the stand-in is made if it is missing
+    data: str = "data/standin"  # folder of clips, SSv2 layout or any videos; this one, the stand-in, is made if it is missing
     out: str = "runs/hold_r"  # folder for distance.pt2, checkpoint.pt, log.csv and figures
     network: str = "resnet10t"  # any timm CNN, or vivit_tiny, vivit_small, vivit_base, vivit_large
     width: float = 0.5  # multiplies the channels of a timm ResNet
@@ -78,7 +78,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, else float32
     compile: bool = False  # torch.compile: slower to start, faster to run
     validate_every: int = 200  # steps between two validations, each with a checkpoint
-    limit: int = 0  # use only the first clips of each split; 0 takes all
+    limit: int = 0  # use only the first clips of each split; 0 takes all, of validation 500
     cache: bool = True  # keep decoded clips on disk, mapped into memory; turn off for clips that do not fit
     workers: int = 0  # processes that prepare batches; use 0 in notebooks
     seed: int = 0  # of weights, sampling and augmentation
@@ -207,7 +207,10 @@ class StackedCNN(nn.Module):
             raise UserError(f"timm has no model {name!r}; see timm.list_models('*resnet*'), or take {', '.join(VIVIT)}")
         narrow = {"channels": [round(c * width) for c in (64, 128, 256, 512)], "stem_width": round(32 * width)}
         narrow = narrow if width != 1.0 else {}
-        self.cnn = timm.create_model(name, in_chans=3 * (history + 1), num_classes=1, **narrow)
+        try:
+            self.cnn = timm.create_model(name, in_chans=3 * (history + 1), num_classes=1, **narrow)
+        except Exception as error:
+            raise UserError(f"timm's {name!r} does not work so ({error}); --width is for ResNets, other models want --width 1") from error
 
     def forward(self, x):
         """d(s, g) in frames of the mean rate."""
@@ -882,7 +885,9 @@ def benchmark(config, rounds=5, updates=8):
     """Images/s of training, of the same update from memory, and of a bare timm loop: {name: images/s}, medians."""
     device, pairs = pick_device(config.device), config.clips_per_batch * config.pairs_per_clip
     network, optimizer, scaler, dtype = make_trainer(config, device)
+    ensure_clips(config.data)
     clips = ClipSet(config.data, "train", config.size * 9 // 8, config.limit, config.cache)
+    config = replace(config, steps=1 + updates * (rounds + 1))  # so many batches are drawn
     draw = batch_reader(Batches(clips, config), config, device)
     step = lambda batch: training_step(network, optimizer, scaler, batch, dtype, config.clip_norm)
     kept = draw()

@@ -82,7 +82,7 @@ class Config:
     quality: Literal["fast", "faithful"] = "fast"  # fast draws no shadows and smooths no edges
     height: int = 48  # rows of the picture, width follows from the task; 0 takes the original's size
     steps: int = 10_000  # environment steps
-    random_steps: int = 1000  # first steps with uniform random actions (paper Table III)
+    random_steps: int = 1000  # first steps with uniform random actions (paper Table III), 0 for none
     update_every: int = 1  # environment steps per gradient step (paper Table III: 1)
     batch: int = 64  # paper Table III: 256
     lr: float = 1e-3  # Adam; paper Table III: 3e-4

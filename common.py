@@ -44,7 +44,8 @@ def parse_config(cls):
 
     The trailing comment of a field is its `--help` text, and every classmethod without arguments (`paper`, `smoke`) is a
     `--preset`. `SMOKE_TEST=1` in the environment picks `smoke`. Under a notebook kernel the command line is ignored.
-    Raises SystemExit (argparse) for unknown flags.
+    A whole number may be 0 only where its default is 0 or its help says what 0 means, and no number may be negative.
+    Raises SystemExit (argparse) for unknown flags, UserError for such numbers.
     """
     sys.excepthook = _one_line_for_users
     presets = [name for name, value in vars(cls).items() if isinstance(value, classmethod)]
@@ -71,6 +72,10 @@ def parse_config(cls):
             parser.add_argument(flag, type=str if choices else kind, choices=choices, default=value, help=text)
     given = vars(parser.parse_args(argv))
     given.pop("preset")
+    for name, value in given.items():
+        counts = type(value) is int and getattr(cls, name) > 0 and not re.search(r"(?<![\d.])0(?![\d.])", comments.get(name, "0"))
+        if isinstance(value, (int, float)) and (value < 0 or counts and value == 0):
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {'1 or more' if counts else '0 or more'}")
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
@@ -92,17 +97,24 @@ def run_script(script, *arguments):
 
 
 def ensure_clips(folder):
-    """Let 01 make the stand-in clips where a folder is missing, or was not finished by 01."""
+    """Let 01 make the stand-in clips where its own folder is missing or unfinished. UserError where another is missing."""
     folder = Path(folder)
+    if not folder.exists() and folder not in (Path("data/standin"), Path("runs/smoke/clips")):
+        raise UserError(f"there is no folder {folder}; 'python 01_data.py --out {folder}' would make the stand-in there")
     if not folder.exists() or (folder / "manifest.json").exists() and not (folder / "labels/labels.json").exists():
         print(f"the clips in {folder} are missing or unfinished, so they are made first", flush=True)
         run_script("01_data.py", "--out", folder)
 
 
 def pick_device(name="auto"):
-    """Return the torch device called `name`; `auto` takes CUDA, then MPS, then the CPU."""
+    """Return the torch device called `name`; `auto` takes CUDA, then MPS, then the CPU. UserError where it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"there is no device {name!r} here ({reason}); --device cpu is always there") from None
     return torch.device(name)
 
 

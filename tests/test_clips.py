@@ -416,6 +416,12 @@ def test_check_lists_everything_that_is_wrong_and_training_leaves_it_out(folders
     assert "train: 21 clips, of SSv2's 168,913; 7 cannot be used" in out and "test answers: 1, of SSv2's 27,157" in out
 
 
+def test_a_folder_that_is_not_there_is_not_made(tmp_path):
+    with pytest.raises(common.UserError, match="no folder"):
+        data.check(tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()
+
+
 def test_a_clip_that_breaks_in_the_middle_is_found_by_check(folders, tmp_path, monkeypatch):
     folder = tmp_path / "clips"
     shutil.copytree(folders[1], folder, ignore=shutil.ignore_patterns(".*"))

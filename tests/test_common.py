@@ -22,6 +22,8 @@ class Settings:
     task: Literal["a", "b"] = "a"  # which
     size: tuple[int, ...] = (4, 6)  # height and width
     flag: bool = True  # yes or no
+    pause: int = 3  # steps between two; 0 never pauses
+    rate: float = 0.5  # how fast
 
     @classmethod
     def smoke(cls):
@@ -40,6 +42,32 @@ def test_command_line_overrides_the_preset(monkeypatch):
     assert parse(monkeypatch, "--steps", "7", "--task", "b", "--size", "8", "9", "--no-flag") == Settings(7, "b", (8, 9), False)
     assert parse(monkeypatch, "--preset", "smoke", "--task", "b") == Settings(1, "b")
     assert parse(monkeypatch, smoke="1") == Settings(1)
+
+
+def test_numbers_below_zero_and_meaningless_zeros_are_refused(monkeypatch):
+    assert parse(monkeypatch, "--pause", "0", "--rate", "0").pause == 0
+    for flag, value, least in (("--steps", "0", "1 or more"), ("--steps", "-1", "1 or more"), ("--pause", "-1", "0 or more"),
+                               ("--rate", "-0.1", "0 or more")):
+        with pytest.raises(common.UserError, match=f"{flag} is {value}; it must be {least}"):
+            parse(monkeypatch, flag, value)
+
+
+def test_a_device_that_is_not_there_gets_one_line():
+    for name in ("gpu", *(["cuda"] if not common.torch.cuda.is_available() else [])):
+        with pytest.raises(common.UserError, match=f"no device '{name}'"):
+            common.pick_device(name)
+    assert common.pick_device("cpu").type == "cpu"
+
+
+def test_only_the_default_folder_is_filled_with_stand_ins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr(common, "run_script", lambda *arguments: made.append(arguments))
+    with pytest.raises(common.UserError, match="no folder my_vidoes"):
+        common.ensure_clips("my_vidoes/")
+    assert not made
+    common.ensure_clips("data/standin/")
+    assert made == [("01_data.py", "--out", common.Path("data/standin"))]
 
 
 def test_command_line_is_ignored_in_a_notebook_and_strict_elsewhere(monkeypatch, capsys):

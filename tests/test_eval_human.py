@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import time
 
 import numpy as np
@@ -291,6 +292,28 @@ def test_a_folder_without_labels_has_controls_of_its_own(folder, files, tmp_path
     assert ("c-s0", "all", "gap") not in table and table["c-s0", "still", "spearman"][0] == 0 and ("c-s0", "swapped", "kendall") in table
 
 
+def test_a_film_that_stands_still_is_scored_once(rng):
+    class Rounding:  # equal pictures at other places of a batch differ by rounding
+        kind, history, meta = "pairwise", 1, {"name": "rounding"}
+
+        def __call__(self, frames, goal):
+            return torch.arange(len(frames)) * 1e-6
+
+    pictures = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
+    curves = ev.curves_of(Rounding(), pictures, {"forward": (np.arange(5), 5), "still": (np.zeros(5, int), 5)})
+    assert ev.spearman([curves["still"]]) == 0 and len(curves["still"]) == 5 and np.ptp(curves["forward"]) > 0
+
+
+def test_a_file_called_untrained_keeps_its_row(folder, files, tmp_path):
+    path = tmp_path / "untrained/distance.pt2"
+    path.parent.mkdir()
+    path.write_bytes(open(files[1], "rb").read())
+    rows, scores, _, _ = ev.evaluate(config_for(folder, [str(path)], tmp_path))
+    assert [row.label for row in rows if row.path] == ["untrained"] and "untrained (trivial)" in scores
+    distance, (frames, _) = common.load_distance(path), ev.read_square(folder / "videos/0.webm", 18)
+    np.testing.assert_allclose(scores["untrained"]["forward"][0], ev.along(distance, frames[:-1], frames[-1]), atol=1e-4)
+
+
 def test_clips_can_be_chosen_by_template(folder):
     assert [i.path.stem for i in ev.find_items(folder, "validation", templates="1$")] == ["1", "3", "5"]
     assert [i.path.stem for i in ev.find_items(folder, "validation", 2, "^(?!.*1)")] == ["0", "2"]
@@ -375,12 +398,12 @@ def test_steps_to_threshold_of_runs(tmp_path):
 
 
 def test_one_video_becomes_a_strip_and_a_film(files, folder, tmp_path, capsys):
-    clip = str(folder / "videos/6.webm")
+    clip = shutil.copy(folder / "videos/6.webm", tmp_path / "holiday.part2.webm")
     config = config_for(folder, files[1:2], tmp_path, clip=clip, failed=str(folder / "videos/1000001.webm"), goal="-1")
     curves = ev.film_one(config)
     np.testing.assert_allclose(curves["reversed"], curves["forward"][::-1], atol=1e-5)
-    frames, fps = common.read_clip(tmp_path / "out/6.mp4")
-    assert frames.shape == (16, 540, 960, 3) and fps == 12 and (tmp_path / "out/6.png").stat().st_size > 10_000
+    frames, fps = common.read_clip(tmp_path / "out/holiday.part2.mp4")
+    assert frames.shape == (16, 540, 960, 3) and fps == 12 and (tmp_path / "out/holiday.part2.png").stat().st_size > 10_000
     lower = frames[:, 300:].astype(int)
     red = ((lower[..., 0] > 180) & (lower[..., 1] < 90) & (lower[..., 2] < 90)).sum((1, 2))
     assert red[-1] > red[5] > red[1] > 0  # the curve grows with the film

@@ -169,6 +169,14 @@ def test_weights_that_are_not_finite_do_not_pass_validation(hold_c):
 def test_unknown_networks_get_one_line(hold_c):
     with pytest.raises(common.UserError, match="resnet99"):
         hold_c.make_network("resnet99", 1.0, 32)
+    for name, width in (("efficientnet_b0", 0.5), ("swin_tiny_patch4_window7_224", 1.0)):  # no such width, no such size
+        with pytest.raises(common.UserError, match=f"{name}' does not work"):
+            hold_c.make_network(name, width, 32)
+
+
+def test_windows_without_positives_get_one_line(hold_c, tmp_path, clips):
+    with pytest.raises(common.UserError, match="raise --pos-radius"):
+        hold_c.train(small(hold_c, tmp_path, frame_stride=3))
 
 
 # ---- Options ---------------------------------------------------------------------------------------------------------
@@ -291,7 +299,7 @@ def test_two_processes_train_as_one(hold_c, tmp_path, clips):
 
 
 def test_benchmark_measures_three_loops(hold_c, tmp_path, clips):
-    speed = hold_c.benchmark(small(hold_c, tmp_path), rounds=1, updates=1)
+    speed = hold_c.benchmark(small(hold_c, tmp_path, steps=1), rounds=1, updates=2)
     assert list(speed) == ["training", "from memory", "bare timm"] and all(v > 0 for v in speed.values())
 
 

@@ -185,7 +185,7 @@ def test_the_distance_file_is_the_network_at_any_batch_and_size(hold_r, tmp_path
 
 
 def test_wrong_names_and_sizes_get_one_line(hold_r):
-    for changes, words in ((dict(network="resnet99"), "resnet99"), (vivit(size=60), "no multiple of --patch")):
+    for changes, words in ((dict(network="resnet99"), "resnet99"), (dict(network="efficientnet_b0", width=0.5), "does not work"), (vivit(size=60), "no multiple of --patch")):
         with pytest.raises(common.UserError, match=words):
             hold_r.make_network(hold_r.Config(**changes))
 
@@ -343,7 +343,7 @@ def test_a_loss_that_is_not_finite_stops(hold_r):
 
 def test_benchmark_measures_three_loops(hold_r, tmp_path, clips):
     for network in (dict(), vivit()):
-        speed = hold_r.benchmark(small(hold_r, tmp_path, **network), rounds=1, updates=1)
+        speed = hold_r.benchmark(small(hold_r, tmp_path, steps=1, **network), rounds=1, updates=2)
         assert list(speed) == ["training", "from memory", "bare timm"] and all(v > 0 for v in speed.values())
 
 
