@@ -31,6 +31,7 @@ import atexit
 import contextlib
 import copy
 import glob
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -1209,11 +1210,15 @@ class GoalScorer:
 
 # %%
 def scale_from_resets(scorer, reset):
-    """T from the first pictures of eight seeded resets; `reset(seed)` returns pictures (B, H, W, 3)."""
+    """T from the first pictures of eight seeded resets; `reset(seed)` returns pictures (B, H, W, 3).
+
+    Of goals in a row the first one counts, of a film the last frame.
+    """
     starts = []
     for seed in range(0, 8, len(scorer.frames)):
         scorer.reset(reset(seed))
-        starts.extend(scorer.excess)
+        scorer.time[:] = len(scorer.goals)  # of a film, the end: its first frame is the start itself
+        starts.extend(scorer.excess_now())
     reset(int(np.random.SeedSequence().entropy % 2**31))  # or episodes without a seed would all be alike
     start, threshold = np.mean(starts), scorer.threshold
     if scorer.num_stages > 1 and threshold is not None and start < threshold:
@@ -1892,6 +1897,11 @@ Saving a memory of gigabytes takes a while; then checkpoints become rarer, and c
 """
 
 # %%
+def file_hashes(config):
+    """{path: hash} of the files a run learns from: the distance file and the film of goals, where it has them."""
+    return {path: hashlib.sha1(Path(path).read_bytes()).hexdigest() for path in (config.distance, config.goals) if Path(path).is_file()}
+
+
 class Run:
     """One agent's training: what it has learned, what it has seen, and where it stands."""
 
@@ -1899,6 +1909,8 @@ class Run:
 
     def __init__(self, config, env):
         check_spaces(env)
+        if not config.temperature > 0:
+            raise UserError(f"--temperature is {config.temperature}; alpha starts there and stays above 0")
         self.config, self.path = config, Path(config.out) / f"checkpoint-seed{config.seed}.pt"
         shape, actions, device = env.observation_space.shape, env.action_space.shape[0], pick_device(config.device)
         torch.manual_seed(config.seed)
@@ -1914,7 +1926,8 @@ class Run:
         """Write the checkpoint, whole or not at all."""
         parts = {k: getattr(self, k).state_dict() for k in ("agent", "target", "optimizer", "replay")}
         counters = {k: getattr(self, k) for k in self.COUNTERS}
-        save_checkpoint(self.path, {**parts, **counters, "config": asdict(self.config), "rng": self.rng.bit_generator.state})
+        made_of = {"config": asdict(self.config), "files": file_hashes(self.config)}
+        save_checkpoint(self.path, {**parts, **counters, **made_of, "rng": self.rng.bit_generator.state})
 
     def load(self):
         """Go on from the checkpoint, if there is one. Raises UserError where it belongs to other settings."""
@@ -1923,6 +1936,8 @@ class Run:
         state = load_checkpoint(self.path)
         may_change = ("device", "out", "checkpoint_minutes", "resume", "seeds", "compile", "steps")
         changed = [k for k, v in asdict(self.config).items() if k not in may_change and state["config"].get(k) != v]
+        now = file_hashes(self.config)
+        changed += [path for path, digest in state.get("files", {}).items() if now.get(path) != digest]
         if changed := changed + ["steps"] * (self.config.steps < state["config"]["steps"]):
             raise UserError(f"{self.path} was made with another {', '.join(changed)}; give another --out, or --no-resume to start anew")
         for k in ("agent", "target", "optimizer", "replay"):
@@ -2043,16 +2058,21 @@ def check_spaces(env):
 
 
 # %%
-def train(config, envs, eval_env):
+def train(config, envs, eval_env, **about):
     """Train an agent in each of `envs`, with seeds `config.seed`, `config.seed + 1`, ..., for `config.steps` steps each.
 
-    Writes curve.csv and checkpoints to `config.out`, and goes on from those it finds there. Ctrl-C saves and leaves. Works
+    Writes curve.csv, checkpoints, and run.json (settings, and what `about` adds) to `config.out`, and goes on from the
+    checkpoints it finds there. Ctrl-C saves and leaves. Works
     with any gymnasium environment of uint8 images or float32 vectors and actions in [-1, 1]. Returns a list of `Run`.
     """
     with claim_folder(config.out), StopAtEpisodeEnd() as stop, start_workers(len(envs), pick_device(config.device)) as pool:
         runs = [Run(replace(config, seed=config.seed + k), env) for k, env in enumerate(envs)]
         for run in runs:
             run.load()
+        if others := {path.name for path in Path(config.out).glob("checkpoint-seed*.pt")} - {run.path.name for run in runs}:
+            raise UserError(f"{config.out} holds {min(others)}, of another seed; give another --out")
+        with write_whole(Path(config.out) / "run.json") as draft:
+            draft.write_text(json.dumps({**asdict(config), "cores": os.cpu_count(), "torch": torch.__version__, **about}, indent=1))
         started, saved, saving = time.time() - runs[0].seconds, time.time(), 0.0
         first, total = sum(run.step for run in runs), config.steps * len(runs)
         with tqdm(total=total, initial=first, desc=f"SAC {config.task}", unit="step") as bar:
@@ -2390,11 +2410,13 @@ def make_env(config, twin=None):
     """
     env = make_task(config.task, task_size(config.task, config.height), config.quality)
     if config.distance in ("none", "oracle"):
+        if config.goals or config.sparse_weight != 1:
+            raise UserError(f"--goals and --sparse-weight are for a distance file, and --distance is {config.distance!r}")
         return OracleReward(env) if config.distance == "oracle" else env, None
     if twin:
         distance, goals, scale = twin.scorer.distance, twin.scorer.goals, twin.scorer.scale
     else:
-        if not Path(config.distance).exists():
+        if not Path(config.distance).exists() and config.distance in (Config.distance, Config.smoke().distance):
             print(f"there is no {config.distance}, so it is made first", flush=True)
             run_script("03_hold_c.py", "--out", Path(config.distance).parent)
         distance = load_distance(config.distance, pick_device(config.device))
@@ -2420,11 +2442,8 @@ def learn(config, env, distance):
     if config.seeds < 1:
         raise UserError(f"--seeds is {config.seeds}; it is the number of agents to train, 1 or more")
     *others, eval_env = (make_env(config, twin=env)[0] for _ in range(config.seeds))
-    settings = asdict(config) | {"scale": env.scorer.scale if distance else None, "device": str(pick_device(config.device)),
-                                 "cores": os.cpu_count(), "torch": torch.__version__}
-    with write_whole(Path(config.out) / "run.json") as draft:
-        draft.write_text(json.dumps(settings, indent=1))
-    return train(config, [env, *others], eval_env), eval_env
+    scale, device = env.scorer.scale if distance else None, str(pick_device(config.device))
+    return train(config, [env, *others], eval_env, scale=scale, device=device), eval_env
 
 
 # %% [markdown]

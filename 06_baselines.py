@@ -8,7 +8,7 @@ Appendices C and D.
 A learned reward that works proves little until something simpler has failed. This lecture turns each rival into what
 `05_sac.py` already reads, a distance file or a flag, trains them all alike, and draws the paper's figures from the curves.
 
-**Takes** the distance files of 02 and 03 and the demonstrations of 01; all are made if they are missing.
+**Takes** the distance files of 02 and 03, made if they are missing, and for `tcn` the demonstrations of 01.
 **Writes** `runs/baselines/<task>/<reward>-seed<k>/curve.csv`, beside these folders `comparison.png` and what `05_sac.py --plot`
 makes of them (`table.csv`, `speedups.csv`), and `runs/baselines/claims.csv`.
 
@@ -317,12 +317,18 @@ def make_file(config, name):
             run_script(script, "--out", Path(path).parent)
         return path
     path = Path(config.out) / "distances" / name / "distance.pt2"
+    source = str({"pixels": config.height, "r3m": config.r3m, "frozen": config.timm, "tcn": config.hold_c}.get(name, name))
     if not path.is_file() and not config.dry_run:
         makers = {"pixels": lambda: pixel_file(path, config.height), "r3m": lambda: r3m_file(path, config.r3m),
                   "frozen": lambda: timm_file(path, config.timm),
                   "untrained": lambda: run_script("03_hold_c.py", "--steps", 1, "--lr", 0, "--limit", 8, "--out", path.parent),
                   "tcn": lambda: tcn_file(path, make_file(config, "hold_c"))}
+        if name not in makers:
+            raise UserError(f"there is no distance file for the reward {name!r}; choose among {' '.join(REWARDS)}")
         makers[name]()
+        path.with_name("made_of.txt").write_text(source)
+    elif path.is_file() and (note := path.with_name("made_of.txt")).is_file() and note.read_text() != source:
+        raise UserError(f"{path} was made of {note.read_text()}, not of {source}; give another --out")
     return path
 
 
@@ -419,11 +425,23 @@ def list_jobs(config):
     return [Job(r.name, folder, (*start, *r.flags, "--seed", str(seed), "--out", str(folder))) for r, seed, folder in folders]
 
 
+def settings_of(job):
+    """The command of a run without its number of steps, which may grow."""
+    words = job.command[1:]
+    return " ".join(word for before, word in zip(("", *words), words) if "--steps" not in (before, word))
+
+
+def last_step(job):
+    """The number of steps of a run: its last --steps."""
+    return [int(value) for flag, value in zip(job.command, job.command[1:]) if flag == "--steps"][-1]
+
+
 def is_finished(job):
-    """Does the run's curve reach its last step?"""
-    path = job.folder / "curve.csv"
-    steps = max(int(value) for flag, value in zip(job.command, job.command[1:]) if flag == "--steps")
-    return path.is_file() and read_csv(path)["step"][-1] >= steps
+    """Does the run's curve reach its last step? Raises UserError where it was made by another command."""
+    path, note = job.folder / "curve.csv", job.folder / "command.txt"
+    if path.is_file() and note.is_file() and note.read_text() != settings_of(job):
+        raise UserError(f"{job.folder} was made with other settings, python {note.read_text()}; give another --out")
+    return path.is_file() and read_csv(path)["step"][-1] >= last_step(job)
 
 
 # %% [markdown]
@@ -438,6 +456,7 @@ Ctrl-C is passed on: a run ends its episode, saves itself, and goes on next time
 def start(job, cores):
     """Start a run as a process that stays on these cores, where the system has such a notion (Linux)."""
     job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "command.txt").write_text(settings_of(job))
     with open(job.folder / "log.txt", "a") as log:
         process = subprocess.Popen(job.command, stdout=log, stderr=log, start_new_session=True,
                                    env={"OMP_NUM_THREADS": str(len(cores))} | os.environ)
@@ -453,6 +472,7 @@ def run_jobs(jobs, at_once=0):
     shares = [cores[i % len(cores) :: at_once] for i in range(at_once)]  # which cores each of them owns
     todo, running, failed = [job for job in jobs if not is_finished(job)], {}, []
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="runs")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us by `kill` stops the runs too
     try:
         while todo or running:
             while todo and shares:
@@ -469,6 +489,7 @@ def run_jobs(jobs, at_once=0):
             process.send_signal(signal.SIGINT)
         for process, _ in running.values():
             process.wait()
+        signal.signal(signal.SIGTERM, before)
     if failed:
         last = (failed[0].folder / "log.txt").read_text().strip().splitlines()[-1:] or [""]
         raise UserError(f"{len(failed)} of {len(jobs)} runs failed, {failed[0].folder} with: {last[0]}")
@@ -581,19 +602,26 @@ r"""
 if __name__ == "__main__":
     config = parse_config(Config)
     plot_style()
-    jobs = [] if config.film else list_jobs(config)
+    jobs, problem = [] if config.film else list_jobs(config), None
     if config.film:
-        names = [name for name in config.rewards if name not in ("sparse", "oracle")]
+        names = dict.fromkeys(name.removesuffix("-only").removesuffix("-robot") for name in config.rewards)
+        names = [name for name in names if name not in ("sparse", "oracle")]
         distances = {name: load_distance(make_file(config, name)) for name in names}
         with write_whole(Path(config.out) / "film.png") as draft:
             film_figure(read_clip(config.film)[0], distances).savefig(draft)
     elif config.dry_run:
         for job in jobs:
             print("python", *job.command[1:])
-        steps = sum(config.steps for job in jobs if not is_finished(job))
+        steps = sum(last_step(job) for job in jobs if not is_finished(job))
         print(f"{len(jobs)} runs, {steps} steps to go: about {steps / 50 / 60:.0f} minutes at the 50 steps/s of two laptop cores")
     else:
-        run_jobs(jobs, config.jobs)
+        list(map(is_finished, jobs))  # a run that was made with other settings stops us here
+        try:
+            run_jobs(jobs, config.jobs)
+        except UserError as error:  # of the others there may be a table
+            if not any((Path(config.out) / config.task).glob("*-seed*/curve.csv")):
+                raise
+            problem = error
 
 # %%
 if __name__ == "__main__" and not (config.dry_run or config.film):
@@ -613,6 +641,8 @@ if __name__ == "__main__" and not (config.dry_run or config.film):
             print("{faster:24} {ratio:.2g}x sparse ({low:.2g} to {high:.2g})".format(**row), costs[row["faster"]], sep=", ")
     for row in claims:
         print("{claim}, on {task}: {verdict} {measured}".format(**row))
+    if problem:
+        raise problem
 
 # %% [markdown]
 r"""

@@ -83,7 +83,8 @@ def _one_line_for_users(kind, error, trace):
     if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        but = " without --no-resume" * ("--no-resume" in sys.argv)
+        print(f"\nstopped; the same command{but} goes on from the last checkpoint", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -494,7 +495,7 @@ class Distance:
 def load_distance(path, device="cpu"):
     """Read a distance file. Reading may run pickled code (`torch.export.load`): load only files you trust."""
     if not Path(path).is_file():
-        raise UserError(f"there is no distance file {path}; make one with: python 03_hold_c.py")
+        raise UserError(f"there is no distance file {path}; make one with 02_hold_r.py, 03_hold_c.py or 06_baselines.py")
     extra = {"meta.json": ""}
     try:
         with zipfile.ZipFile(path) as archive:  # torch.export prints a page of log lines on anything else

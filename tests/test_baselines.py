@@ -195,7 +195,10 @@ def test_finished_runs_are_kept_and_a_failed_one_is_told(tmp_path):
         base.run_jobs(jobs_of(tmp_path, scripts), at_once=2)
     assert read_success(done) == 0.5 and read_success(tmp_path / "new-seed0" / "curve.csv") == 1
     assert not (tmp_path / "kept-seed0" / "log.txt").exists()
-    base.run_jobs(jobs_of(tmp_path, {"new": "raise SystemExit('again')"}))
+    scripts["bad"] = WRITE.format(folder=str(tmp_path / "bad-seed0"))  # mended; the finished ones are not run again
+    base.run_jobs(jobs_of(tmp_path, {"bad": scripts["bad"], "kept": scripts["kept"], "new": scripts["new"]}))
+    with pytest.raises(common.UserError, match="other settings"):
+        base.run_jobs(jobs_of(tmp_path, {"new": "raise SystemExit('again')"}))
 
 
 def read_success(path):

@@ -236,6 +236,9 @@ def test_time_indexed_goals(sac):
     env = sac.GoalReward(Dial(100), offset_distance, film, scale=10, sparse_weight=0, time_indexed=True)
     assert follow(env, [100, 100, 100, 100])[0] == pytest.approx([-0.1, -0.2, -0.2, -0.2])  # the last frame repeats
     assert follow(env, [110, 120, 120])[0] == pytest.approx([0, 0, 0])
+    env = sac.GoalReward(Dial(100), offset_distance, film, sparse_weight=0, time_indexed=True)
+    assert env.scorer.scale == pytest.approx(3 * 2)  # from 100 to the film's end, not to its first frame, the start itself
+    assert follow(env, [100])[0] == pytest.approx([-1 / 6])
 
 
 @pytest.mark.parametrize("form", FORMS)

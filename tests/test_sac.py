@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import copy
+import json
 import math
 import os
 import resource
@@ -270,6 +271,34 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path, monkeypatch)
         train("halves", gamma=0.5)
     anew = train("halves", gamma=0.5, resume=False)
     assert [run.step for run in anew] == [96, 96] and anew[0].rows[-1]["critic_loss"] != whole[0].rows[-1]["critic_loss"]
+
+
+def test_a_run_belongs_to_its_seed_settings_and_files(sac, tmp_path):
+    (tmp_path / "d.pt2").write_bytes(b"one")
+    train = lambda **changes: sac.train(settings(sac, tmp_path / "run", **{"distance": str(tmp_path / "d.pt2"), **changes}),
+                                        [Dot()], Dot(), scale=2.0)
+    train()
+    told, curve = ((tmp_path / "run" / name).read_text() for name in ("run.json", "curve.csv"))
+    assert json.loads(told)["scale"] == 2.0
+    for changes, words in (({"gamma": 0.5}, "another gamma"), ({"seed": 1}, "of another seed")):
+        with pytest.raises(common.UserError, match=words):
+            train(**changes)
+    (tmp_path / "d.pt2").write_bytes(b"two")  # as a second training of the distance would
+    with pytest.raises(common.UserError, match="another .*d.pt2"):
+        train()
+    assert [(tmp_path / "run" / name).read_text() for name in ("run.json", "curve.csv")] == [told, curve]
+
+
+def test_flags_that_would_do_nothing_are_refused(sac, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sac, "run_script", lambda *_: pytest.fail("only the default distance is made"))
+    small = dict(task="pushing", height=24, device="cpu")
+    for changes, words in ((dict(distance="none", sparse_weight=0.0), "for a distance file"), (dict(distance="oracle", goals="x.mp4"), "for a"),
+                           (dict(distance="runs/hold_r/distance.pt2"), "no distance file")):
+        with pytest.raises(common.UserError, match=words):
+            sac.make_env(sac.Config(**small, **changes))
+    with pytest.raises(common.UserError, match="temperature"):
+        sac.train(settings(sac, tmp_path, temperature=0.0), [Dot()], Dot())
 
 
 def assert_same_runs(some, others):
