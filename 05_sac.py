@@ -1024,7 +1024,7 @@ The tests prove each entry of the table by value iteration on a small world.
 """
 
 # %%
-def reward_from_distances(previous, current, scale, form="cumulative", gamma=0.99, previous_cost=0.0, cost=0.0):
+def reward_from_distances(previous, current, scale, form="cumulative", gamma=0.95, previous_cost=0.0, cost=0.0):
     """Reward of the step from s to s', element by element.
 
     Args:
@@ -1162,7 +1162,7 @@ class GoalScorer:
     """Scores pictures by their distance to goals, for B environments. See `GoalReward` for the arguments."""
 
     def __init__(self, batch, space, distance, goals, scale=None, form="cumulative", threshold=1.0, hold_steps=3,
-                 stage_cost=None, gamma=0.99, time_indexed=False):
+                 stage_cost=None, gamma=0.95, time_indexed=False):
         reward_from_distances(0, 0, 1 if scale is None else scale, form)  # refuses what is not known
         self.distance, self.goals, self.time_indexed = distance, check_goals(goals, space), time_indexed
         self.scale, self.form, self.gamma, self.stage_cost = scale, form, gamma, stage_cost
@@ -1242,7 +1242,7 @@ class GoalReward(gym.Wrapper):
         goals: one picture (H, W, 3), a list of pictures (stages), or with `time_indexed` a film (N, H, W, 3).
         scale: T; by default such that the start scores -1/3 in the mean over eight resets.
         sparse_weight: weight of the environment's own reward.
-        form: "cumulative", "instantaneous", "printed" or "potential"; `gamma` is the discount of the last.
+        form: "cumulative", "instantaneous", "printed" or "potential"; `gamma`, the agent's discount, is for the last.
         threshold, hold_steps: a stage ends after so many steps in a row with max(0, d - d(g, g)) below the threshold;
             None takes T/10, which fits a distance of any unit.
         stage_cost: added to the distance for each later stage; by default scale / 5.
@@ -1253,7 +1253,7 @@ class GoalReward(gym.Wrapper):
     """
 
     def __init__(self, env, distance, goals, scale=None, sparse_weight=1.0, form="cumulative", threshold=1.0,
-                 hold_steps=3, stage_cost=None, gamma=0.99, time_indexed=False, goal_in_observation=False):
+                 hold_steps=3, stage_cost=None, gamma=0.95, time_indexed=False, goal_in_observation=False):
         super().__init__(env)
         self.sparse_weight, self.goal_in_observation = sparse_weight, goal_in_observation
         self.scorer = GoalScorer(1, env.observation_space, distance, goals, scale, form, threshold, hold_steps,
@@ -1902,6 +1902,7 @@ def file_hashes(config):
     return {path: hashlib.sha1(Path(path).read_bytes()).hexdigest() for path in (config.distance, config.goals) if Path(path).is_file()}
 
 
+# %%
 class Run:
     """One agent's training: what it has learned, what it has seen, and where it stands."""
 
@@ -2549,10 +2550,14 @@ r"""
 
 - A picture of the goal and videos of strangers' hands are enough to tell a robot whether it is getting warmer.
 - The sparse reward says *that*, the distance says *where to*; with $T$ chosen so that a start scores -1/3 neither drowns the other.
+- How far the agent looks ahead counts as much as the reward: with a discount of .95 in place of the paper's .99, the sparse
+  reward alone is learned 1.3 (faucet) and 1.6 times (cup) as fast, and HOLD-C's lead shrinks from 1.8 to 1.4 and from 1.7 to
+  .7 times (three seeds, 50% of the training episodes; the README has the intervals).
 - SAC is three losses, one backward pass. What costs time is looking: convolutions and rendering.
 
 **Exercises.**
 1. `--sparse-weight 0`: pictures alone. Expect the arm to copy the goal's pose; whether the object follows depends on the task.
 2. `--scale 0.1`: a distance reward 10 or more times too large. Expect the sparse reward to be ignored.
-3. `--no-bootstrap-truncation`: the time limit as an end. Expect values that stop at the limit, and slower learning near it.
+3. `--task faucet_right --gamma 0.99`, then with `--no-bootstrap-truncation` too. Expect success that comes and goes, and in the
+   second run less of it: where the time limit ends the world, values have less far to climb (seen with seed 1).
 """
