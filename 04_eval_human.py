@@ -429,7 +429,10 @@ def along(distance, frames, goal, at_once=256):
     else:
         window = np.maximum(0, np.arange(len(frames))[:, None] + np.arange(1 - distance.history, 1))  # (n, history)
         window = window if distance.history > 1 else window[:, 0]
-        d = torch.cat([distance(frames[window[i : i + at_once]], goal).float() for i in range(0, len(frames), at_once)])
+        if len(frames) and (frames == frames[0]).all():  # equal pictures are equally far, whatever their place in a batch
+            window = window[:1]
+        d = torch.cat([distance(frames[window[i : i + at_once]], goal).float() for i in range(0, len(window), at_once)])
+        d = d.expand(len(frames)) if len(window) == 1 else d
     return finite(d.cpu().numpy(), distance)
 
 
@@ -443,9 +446,7 @@ def finite(curve, distance):
 def curves_of(distance, pictures, films):
     """All films of one clip: {film: (n,)}."""
     if distance.kind != "embedding":
-        still = lambda places: len(np.unique(places)) == 1  # scored once: equal pictures differ by nothing, not by rounding
-        return {name: along(distance, pictures[places[:1]], pictures[goal]).repeat(len(places)) if still(places)
-                else along(distance, pictures[places], pictures[goal]) for name, (places, goal) in films.items()}
+        return {name: along(distance, pictures[places], pictures[goal]) for name, (places, goal) in films.items()}
     f = embed(distance, pictures).cpu().numpy()  # (P, E)
     norms = {name: np.linalg.norm(f[places] - f[goal], axis=-1) for name, (places, goal) in films.items()}
     return {name: finite(curve, distance) for name, curve in norms.items()}
@@ -699,7 +700,7 @@ def score(rows, items, config):
     Returns ({label: {film: list of N curves}}, the clips that could be read (N items), fps (N,)).
     """
     used = [[p.name, p.stat().st_size] if p else None for item in items for p in item]
-    recipe = [inspect.getsource(function) for function in (mirror, cut_films, curves_of)]  # who changes the films, scores them anew
+    recipe = [inspect.getsource(function) for function in (mirror, cut_films, along)]  # who changes the films, scores them anew
     folder = Path(config.out) / "cache" / digest(used, recipe, config.short_side, config.batch, config.seed)
     part = lambda row, start: folder / row.key / f"{start:06}.npz"
     learned, starts, reasons, since = [row for row in rows if row.key], range(0, len(items), config.batch), [], time.time()

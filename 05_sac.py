@@ -31,7 +31,6 @@ import atexit
 import contextlib
 import copy
 import glob
-import hashlib
 import importlib.util
 import itertools
 import json
@@ -1897,12 +1896,6 @@ Saving a memory of gigabytes takes a while; then checkpoints become rarer, and c
 """
 
 # %%
-def file_hashes(config):
-    """{path: hash} of the files a run learns from: the distance file and the film of goals, where it has them."""
-    return {path: hashlib.sha1(Path(path).read_bytes()).hexdigest() for path in (config.distance, config.goals) if Path(path).is_file()}
-
-
-# %%
 class Run:
     """One agent's training: what it has learned, what it has seen, and where it stands."""
 
@@ -1915,6 +1908,7 @@ class Run:
         self.config, self.path = config, Path(config.out) / f"checkpoint-seed{config.seed}.pt"
         shape, actions, device = env.observation_space.shape, env.action_space.shape[0], pick_device(config.device)
         torch.manual_seed(config.seed)
+        self.scale = float(getattr(getattr(env, "scorer", None), "scale", math.nan))  # T: another one, another reward
         self.agent = Agent(shape, actions, config.encoder, config.temperature).to(device)
         self.target = copy.deepcopy(self.agent).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.agent.parameters(), lr=config.lr, fused=True)
@@ -1927,8 +1921,8 @@ class Run:
         """Write the checkpoint, whole or not at all."""
         parts = {k: getattr(self, k).state_dict() for k in ("agent", "target", "optimizer", "replay")}
         counters = {k: getattr(self, k) for k in self.COUNTERS}
-        made_of = {"config": asdict(self.config), "files": file_hashes(self.config)}
-        save_checkpoint(self.path, {**parts, **counters, **made_of, "rng": self.rng.bit_generator.state})
+        reward = {"config": asdict(self.config), "scale": self.scale}
+        save_checkpoint(self.path, {**parts, **counters, **reward, "rng": self.rng.bit_generator.state})
 
     def load(self):
         """Go on from the checkpoint, if there is one. Raises UserError where it belongs to other settings."""
@@ -1937,8 +1931,8 @@ class Run:
         state = load_checkpoint(self.path)
         may_change = ("device", "out", "checkpoint_minutes", "resume", "seeds", "compile", "steps")
         changed = [k for k, v in asdict(self.config).items() if k not in may_change and state["config"].get(k) != v]
-        now = file_hashes(self.config)
-        changed += [path for path, digest in state.get("files", {}).items() if now.get(path) != digest]
+        if not np.isclose(state.get("scale", self.scale), self.scale, rtol=1e-3, equal_nan=True):
+            changed.append(f"distance (T was {state['scale']:.4g} and is {self.scale:.4g})")
         if changed := changed + ["steps"] * (self.config.steps < state["config"]["steps"]):
             raise UserError(f"{self.path} was made with another {', '.join(changed)}; give another --out, or --no-resume to start anew")
         for k in ("agent", "target", "optimizer", "replay"):

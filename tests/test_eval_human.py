@@ -297,7 +297,7 @@ def test_a_film_that_stands_still_is_scored_once(rng):
         kind, history, meta = "pairwise", 1, {"name": "rounding"}
 
         def __call__(self, frames, goal):
-            return torch.arange(len(frames)) * 1e-6
+            return torch.arange(len(frames)) * 1e-6  # along a film of equal pictures too
 
     pictures = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
     curves = ev.curves_of(Rounding(), pictures, {"forward": (np.arange(5), 5), "still": (np.zeros(5, int), 5)})

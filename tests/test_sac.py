@@ -273,19 +273,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path, monkeypatch)
     assert [run.step for run in anew] == [96, 96] and anew[0].rows[-1]["critic_loss"] != whole[0].rows[-1]["critic_loss"]
 
 
-def test_a_run_belongs_to_its_seed_settings_and_files(sac, tmp_path):
-    (tmp_path / "d.pt2").write_bytes(b"one")
-    train = lambda **changes: sac.train(settings(sac, tmp_path / "run", **{"distance": str(tmp_path / "d.pt2"), **changes}),
-                                        [Dot()], Dot(), scale=2.0)
+def test_a_run_belongs_to_its_seed_settings_and_distance(sac, tmp_path):
+    def train(shade=1.0, **changes):
+        distance = lambda frames, goal: shade * np.abs(frames.astype(float) - goal).mean((1, 2, 3))
+        env, eval_env = (sac.GoalReward(Dot(), distance, np.full((16, 16, 3), 99, np.uint8)) for _ in range(2))
+        return sac.train(settings(sac, tmp_path / "run", **changes), [env], eval_env, scale=2.0)
+
     train()
     told, curve = ((tmp_path / "run" / name).read_text() for name in ("run.json", "curve.csv"))
     assert json.loads(told)["scale"] == 2.0
     for changes, words in (({"gamma": 0.5}, "another gamma"), ({"seed": 1}, "of another seed")):
         with pytest.raises(common.UserError, match=words):
             train(**changes)
-    (tmp_path / "d.pt2").write_bytes(b"two")  # as a second training of the distance would
-    with pytest.raises(common.UserError, match="another .*d.pt2"):
-        train()
+    with pytest.raises(common.UserError, match="another distance .T was"):
+        train(shade=2.0)
+    assert train()[0].step == 96
     assert [(tmp_path / "run" / name).read_text() for name in ("run.json", "curve.csv")] == [told, curve]
 
 
