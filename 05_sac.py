@@ -1887,12 +1887,13 @@ def evaluate(agent, env, episodes, seed=10**6):
 
 # %% [markdown]
 r"""
-A run directory belongs to one set of settings, and to one process at a time. The checkpoint holds everything the rest
-of the run depends on: agent, target, optimiser, replay memory, random states, counters and the rows of the curve.
-Environments cannot be asked for their state in general. So an episode starts from `reset(seed=...)` with a seed made of
-the run's seed and the episode's number, and a run can stop at the end of any episode and go on as if it had not: Ctrl-C
-waits for that end, saves, and leaves. A finished run goes on when its command is given again with more `--steps`.
-Saving a memory of gigabytes takes a while; then checkpoints become rarer, and cost at most a twentieth of the time.
+A run directory belongs to one set of settings, to its seeds and its $T$, and to one process at a time. The checkpoint
+holds everything the rest of the run depends on: agent, target, optimiser, replay memory, random states, counters and
+the rows of the curve. Environments cannot be asked for their state in general. So an episode starts from
+`reset(seed=...)` with a seed made of the run's seed and the episode's number, and a run can stop at the end of any
+episode and go on as if it had not: Ctrl-C waits for that end, saves, and leaves. A finished run goes on when its
+command is given again with more `--steps`. Saving a memory of gigabytes takes a while; then checkpoints become rarer,
+and cost at most a twentieth of the time.
 """
 
 # %%
