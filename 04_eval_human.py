@@ -432,7 +432,7 @@ def along(distance, frames, goal, at_once=256):
         if len(frames) and (frames == frames[0]).all():  # equal pictures are equally far, whatever their place in a batch
             window = window[:1]
         d = torch.cat([distance(frames[window[i : i + at_once]], goal).float() for i in range(0, len(window), at_once)])
-        d = d.expand(len(frames)) if len(window) == 1 else d
+        d = d.expand(len(frames))
     return finite(d.cpu().numpy(), distance)
 
 

@@ -2054,21 +2054,21 @@ def check_spaces(env):
 
 
 # %%
-def train(config, envs, eval_env, **about):
+def train(config, envs, eval_env):
     """Train an agent in each of `envs`, with seeds `config.seed`, `config.seed + 1`, ..., for `config.steps` steps each.
 
-    Writes curve.csv, checkpoints, and run.json (settings, and what `about` adds) to `config.out`, and goes on from the
-    checkpoints it finds there. Ctrl-C saves and leaves. Works
-    with any gymnasium environment of uint8 images or float32 vectors and actions in [-1, 1]. Returns a list of `Run`.
+    Writes curve.csv, checkpoints, and run.json (settings, T, machine) to `config.out`, and goes on from the checkpoints it
+    finds there. Ctrl-C saves and leaves. Works with any gymnasium environment of uint8 images or float32 vectors and
+    actions in [-1, 1]. Returns a list of `Run`.
     """
-    with claim_folder(config.out), StopAtEpisodeEnd() as stop, start_workers(len(envs), pick_device(config.device)) as pool:
+    device = pick_device(config.device)
+    with claim_folder(config.out), StopAtEpisodeEnd() as stop, start_workers(len(envs), device) as pool:
         runs = [Run(replace(config, seed=config.seed + k), env) for k, env in enumerate(envs)]
         for run in runs:
             run.load()
         if others := {path.name for path in Path(config.out).glob("checkpoint-seed*.pt")} - {run.path.name for run in runs}:
             raise UserError(f"{config.out} holds {min(others)}, of another seed; give another --out")
-        with write_whole(Path(config.out) / "run.json") as draft:
-            draft.write_text(json.dumps({**asdict(config), "cores": os.cpu_count(), "torch": torch.__version__, **about}, indent=1))
+        write_settings(config, runs[0].scale, device)
         started, saved, saving = time.time() - runs[0].seconds, time.time(), 0.0
         first, total = sum(run.step for run in runs), config.steps * len(runs)
         with tqdm(total=total, initial=first, desc=f"SAC {config.task}", unit="step") as bar:
@@ -2090,6 +2090,13 @@ def train(config, envs, eval_env, **about):
 
 
 # %%
+def write_settings(config, scale, device):
+    """Write run.json: the config, T (null where the reward has none) and the machine."""
+    about = {"scale": None if math.isnan(scale) else scale, "device": str(device), "cores": os.cpu_count(), "torch": torch.__version__}
+    with write_whole(Path(config.out) / "run.json") as draft:
+        draft.write_text(json.dumps({**asdict(config), **about}, indent=1))
+
+
 def play_round(playing, pool, bar):
     """One episode with each (run, env), in turn step by step."""
     games = [collect_episode(run, env, pool) for run, env in playing]
@@ -2438,8 +2445,7 @@ def learn(config, env, distance):
     if config.seeds < 1:
         raise UserError(f"--seeds is {config.seeds}; it is the number of agents to train, 1 or more")
     *others, eval_env = (make_env(config, twin=env)[0] for _ in range(config.seeds))
-    scale, device = env.scorer.scale if distance else None, str(pick_device(config.device))
-    return train(config, [env, *others], eval_env, scale=scale, device=device), eval_env
+    return train(config, [env, *others], eval_env), eval_env
 
 
 # %% [markdown]

@@ -323,8 +323,6 @@ def make_file(config, name):
                   "frozen": lambda: timm_file(path, config.timm),
                   "untrained": lambda: run_script("03_hold_c.py", "--steps", 1, "--lr", 0, "--limit", 8, "--out", path.parent),
                   "tcn": lambda: tcn_file(path, make_file(config, "hold_c"))}
-        if name not in makers:
-            raise UserError(f"there is no distance file for the reward {name!r}; choose among {' '.join(REWARDS)}")
         makers[name]()
         path.with_name("made_of.txt").write_text(source)
     elif path.is_file() and (note := path.with_name("made_of.txt")).is_file() and note.read_text() != source:
@@ -345,12 +343,17 @@ def robot_film(config):
     return film
 
 
+def check_name(name):
+    """Raise UserError for unknown names."""
+    if name not in REWARDS:
+        raise UserError(f"there is no reward {name!r}; choose among {' '.join(REWARDS)}")
+
+
 def find_reward(config, name):
     """The rewards (mostly one) that a name stands for. Raises UserError for unknown names."""
     if name in ("sparse", "oracle"):
         return [Reward(name, ("--distance", "none" if name == "sparse" else "oracle"))]
-    if name not in REWARDS:
-        raise UserError(f"there is no reward {name!r}; choose among {' '.join(REWARDS)}")
+    check_name(name)
     flags = ("--distance", str(make_file(config, name.removesuffix("-robot"))))
     if name == "tcn-robot":
         return [Reward(name, (*flags, "--goals", str(robot_film(config))))]
@@ -431,16 +434,22 @@ def settings_of(job):
     return " ".join(word for before, word in zip(("", *words), words) if "--steps" not in (before, word))
 
 
+def check_settings(jobs):
+    """Raise UserError where a run's folder holds one that another command made."""
+    for job in jobs:
+        note = job.folder / "command.txt"
+        if (job.folder / "curve.csv").is_file() and note.is_file() and note.read_text() != settings_of(job):
+            raise UserError(f"{job.folder} was made with other settings, python {note.read_text()}; give another --out")
+
+
 def last_step(job):
     """The number of steps of a run: its last --steps."""
     return [int(value) for flag, value in zip(job.command, job.command[1:]) if flag == "--steps"][-1]
 
 
 def is_finished(job):
-    """Does the run's curve reach its last step? Raises UserError where it was made by another command."""
-    path, note = job.folder / "curve.csv", job.folder / "command.txt"
-    if path.is_file() and note.is_file() and note.read_text() != settings_of(job):
-        raise UserError(f"{job.folder} was made with other settings, python {note.read_text()}; give another --out")
+    """Does the run's curve reach its last step?"""
+    path = job.folder / "curve.csv"
     return path.is_file() and read_csv(path)["step"][-1] >= last_step(job)
 
 
@@ -603,9 +612,11 @@ if __name__ == "__main__":
     config = parse_config(Config)
     plot_style()
     jobs, problem = [] if config.film else list_jobs(config), None
+    check_settings(jobs)
     if config.film:
-        names = dict.fromkeys(name.removesuffix("-only").removesuffix("-robot") for name in config.rewards)
-        names = [name for name in names if name not in ("sparse", "oracle")]
+        names = [name.removesuffix("-only") for name in config.rewards]
+        list(map(check_name, names))
+        names = dict.fromkeys(name.removesuffix("-robot") for name in names if name not in ("sparse", "oracle"))
         distances = {name: load_distance(make_file(config, name)) for name in names}
         with write_whole(Path(config.out) / "film.png") as draft:
             film_figure(read_clip(config.film)[0], distances).savefig(draft)
@@ -615,7 +626,6 @@ if __name__ == "__main__":
         steps = sum(last_step(job) for job in jobs if not is_finished(job))
         print(f"{len(jobs)} runs, {steps} steps to go: about {steps / 50 / 60:.0f} minutes at the 50 steps/s of two laptop cores")
     else:
-        list(map(is_finished, jobs))  # a run that was made with other settings stops us here
         try:
             run_jobs(jobs, config.jobs)
         except UserError as error:  # of the others there may be a table

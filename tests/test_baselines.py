@@ -198,7 +198,7 @@ def test_finished_runs_are_kept_and_a_failed_one_is_told(tmp_path):
     scripts["bad"] = WRITE.format(folder=str(tmp_path / "bad-seed0"))  # mended; the finished ones are not run again
     base.run_jobs(jobs_of(tmp_path, {"bad": scripts["bad"], "kept": scripts["kept"], "new": scripts["new"]}))
     with pytest.raises(common.UserError, match="other settings"):
-        base.run_jobs(jobs_of(tmp_path, {"new": "raise SystemExit('again')"}))
+        base.check_settings(jobs_of(tmp_path, {"new": "raise SystemExit('again')"}))
 
 
 def read_success(path):

@@ -277,11 +277,11 @@ def test_a_run_belongs_to_its_seed_settings_and_distance(sac, tmp_path):
     def train(shade=1.0, **changes):
         distance = lambda frames, goal: shade * np.abs(frames.astype(float) - goal).mean((1, 2, 3))
         env, eval_env = (sac.GoalReward(Dot(), distance, np.full((16, 16, 3), 99, np.uint8)) for _ in range(2))
-        return sac.train(settings(sac, tmp_path / "run", **changes), [env], eval_env, scale=2.0)
+        return sac.train(settings(sac, tmp_path / "run", **changes), [env], eval_env)
 
-    train()
+    run, = train()
     told, curve = ((tmp_path / "run" / name).read_text() for name in ("run.json", "curve.csv"))
-    assert json.loads(told)["scale"] == 2.0
+    assert json.loads(told)["scale"] == run.scale > 0 and json.loads(told)["device"] == "cpu"
     for changes, words in (({"gamma": 0.5}, "another gamma"), ({"seed": 1}, "of another seed")):
         with pytest.raises(common.UserError, match=words):
             train(**changes)
