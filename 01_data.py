@@ -1175,8 +1175,8 @@ have **bad files**. A network that meets one in hour nine must not stop, and its
 each file is looked at before training: header, first picture, and the times of all pictures, which costs a fifth of
 decoding it. What was seen is kept in `.clips.json`, and only new files are looked at again. Second, **decoding is slow
 and disks are large**. A clip of 40 frames of 96 x 72 pixels is 0.8 MB as plain bytes. With the cache on, it is decoded
-when it is first asked for, written as such, and from then on mapped into memory, where all processes share it. When 8
-GB are full, the remaining clips are decoded each time: so the stand-in trains from memory, and SSv2 from webm.
+when it is first asked for, written as such, and from then on read, forty times faster. When 8 GB are full, the
+remaining clips are decoded each time: so the stand-in trains from plain bytes, and SSv2 from webm.
 """
 
 
@@ -1494,22 +1494,22 @@ rounds of each, and the time that the processor worked, on all cores together: i
 The last rows are what counts for HOLD-R. An example is four frames of a clip. To decode a clip for every example
 is to throw away nearly all that was decoded; so one should either take many examples from a clip while it is there,
 or keep it. Processor time on stand-in clips of 35 frames, milliseconds per clip, or per pair in the last three rows
-(two cores that others used as well, fastest of five rounds):
+(two cores, fastest of three rounds):
 
 | | 96 x 72 | 320 x 240 |
 |---|---|---|
-| PyAV, frame by frame | 15.9 | 32.8 |
-| `read_clip` | 7.9 | 21.2 |
-| decord 0.6 | 8.9 | 24.0 |
-| torchcodec 0.17 | 4.5 | 16.2 |
-| `read_clip`, made smaller on the way, short side 72 | 8.8 | 19.5 |
-| cache, short side 72, every byte copied | 0.42 | 0.33 |
-| a pair: decode for each, PyAV | 16.2 | 28.3 |
-| a pair: decode once, 16 pairs | 0.57 | 1.5 |
-| a pair: cache | 0.38 | 0.31 |
+| PyAV, frame by frame | 20.7 | 38.0 |
+| `read_clip` | 9.2 | 23.6 |
+| decord 0.6 | 10.1 | 29.5 |
+| `read_clip`, made smaller on the way, short side 72 | 9.8 | 25.8 |
+| cache, short side 72, every byte looked at | 0.25 | 0.27 |
+| a pair: decode for each, PyAV | 19.7 | 35.7 |
+| a pair: decode once, 16 pairs | 0.62 | 1.6 |
+| a pair: cache | 0.31 | 0.27 |
 
-torchcodec is faster still, and needs FFmpeg's libraries on the machine; PyAV brings its own. With the cache it hardly
-matters which of them decodes.
+torchcodec 0.17 took half to two thirds of decord's time in an earlier run; it needs FFmpeg's libraries on the machine,
+PyAV brings its own. With the cache it hardly matters which of them decodes. The cache is read and not mapped into
+memory: for clips as small as these a mapping, set up for each clip anew, takes twice as long as reading all of it.
 """
 
 

@@ -79,7 +79,7 @@ class Config:
     compile: bool = False  # torch.compile: slower to start, faster to run
     validate_every: int = 200  # steps between two validations, each with a checkpoint
     limit: int = 0  # use only the first clips of each split; 0 takes all, of validation 500
-    cache: bool = True  # keep decoded clips on disk, mapped into memory; turn off for clips that do not fit
+    cache: bool = True  # keep decoded clips on disk; turn off for clips that do not fit
     workers: int = 0  # processes that prepare batches; use 0 in notebooks
     seed: int = 0  # of weights, sampling and augmentation
     resume: bool = True  # go on from the checkpoint in --out, if there is one; --no-resume starts anew

@@ -343,8 +343,8 @@ class ClipSet(torch.utils.data.Dataset):
     """The clips of one split that can be used. Item i is (frames uint8 (T, H, W, 3), fps), resized while decoding.
 
     Files that cannot be used are left out from the start; `bad` says why. With `cache`, a clip that was decoded once is
-    kept in `<folder>/.cache-<short_side>/`, as long as there is room in CACHE_GB, and from then on mapped into memory: all
-    processes share it, and it is made anew when its video changes.
+    kept in `<folder>/.cache-<short_side>/`, as long as there is room in CACHE_GB, and from then on read from there; it is
+    made anew when its video changes.
     """
 
     def __init__(self, folder, split, short_side, limit=0, cache=True):
@@ -369,7 +369,7 @@ class ClipSet(torch.utils.data.Dataset):
     def _read(self, i):
         if self.fits[i]:
             with contextlib.suppress(OSError, ValueError, EOFError):
-                return np.load(self.files[i], mmap_mode="c"), self.fps[i]
+                return np.load(self.files[i]), self.fps[i]
         frames, _ = read_clip(self.paths[i], self.short_side)
         if self.fits[i]:
             with contextlib.suppress(UserError, OSError), write_whole(self.files[i]) as draft:
