@@ -135,6 +135,19 @@ def test_oracles_as_released(sac):
     assert faucet.info()["oracle_reward"] == pytest.approx(1 + 0.2 - reach)
 
 
+def test_our_oracles_bring_the_hand_to_the_object_and_the_object_to_its_goal(sac):
+    pushing, drawer = (sac.TASKS[name](size=(8, 8)) for name in NAMES[:2])
+    for task in (pushing, drawer):
+        task.reset(seed=0)
+    cup = pushing.hand[:2] + (0.1, 0)
+    pushing.put(puck=(*cup, 0.02, 1, 0, 0, 0))
+    assert pushing.oracle() == pytest.approx(-2 * np.abs(cup - (0, 0.75)).sum() - 0.1)
+    drawer.put(drawer=-0.2)
+    assert drawer.oracle() == pytest.approx(-np.linalg.norm(drawer.hand - (0, 0.49, 0.125))) and drawer.success()
+    drawer.put(drawer=-0.1)
+    assert not drawer.success()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_seed_one_film(sac, name):
     first, second = make(sac, name), make(sac, name)
