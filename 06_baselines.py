@@ -15,6 +15,7 @@ makes of them (`table.csv`, `speedups.csv`), and `runs/baselines/claims.csv`.
 ```
 python 06_baselines.py --dry-run                        # the commands it would run, and the minutes they take
 python 06_baselines.py --rewards sparse pixels hold_c   # close drawer, 3 seeds each: about 35 minutes on two cores
+python 06_baselines.py --task pushing --rewards sparse hold_c --steps 24000 --flags "--batch 256"   # the main claim: 100 minutes
 python 06_baselines.py --task pushing --preset paper    # 80,000 steps, 5 seeds: for a machine with a GPU
 python 06_baselines.py --ablation scale                 # also: form, architecture, long-sparse
 python 06_baselines.py --film runs/look/pushing-success.mp4 --rewards pixels tcn hold_c   # the rivals along a film of 05 --look
@@ -624,7 +625,7 @@ if __name__ == "__main__":
         for job in jobs:
             print("python", *job.command[1:])
         steps = sum(last_step(job) for job in jobs if not is_finished(job))
-        print(f"{len(jobs)} runs, {steps} steps to go: about {steps / 50 / 60:.0f} minutes at the 50 steps/s of two laptop cores")
+        print(f"{len(jobs)} runs, {steps} steps to go: about {steps / 50 / 60:.0f} minutes at the 50 steps/s of two laptop cores (batch 64; half of it with 256)")
     else:
         try:
             run_jobs(jobs, config.jobs)
