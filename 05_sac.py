@@ -1359,8 +1359,8 @@ little. So it went when we trained with small batches: in 60,000 steps of 64 (on
 within 20 steps of an episode to stand as in the goal picture, $d$ about .6, and the cup came along to the square in 3 of 100
 training episodes. Drawing the picture four times as large, or cutting it to the table, does not help the distance to see the cup
 (ten files). Yet it is enough: hand and cup meet on the way, the sparse reward pays where the cup comes along, and with
-the paper's batch of 256 the critics make something of those few episodes: a return of 80 after 17,000 and 22,000 steps (two seeds;
-sparse alone: never in 24,000). So a look tells what a reward cannot teach by itself, and not what it can help to find.
+the paper's batch of 256 the critics make something of those few episodes: a return of 80 after 17,000 to 22,000 steps (three seeds;
+sparse alone, one seed: never in 24,000). So a look tells what a reward cannot teach by itself, and not what it can help to find.
 """
 
 # %%
