@@ -668,7 +668,7 @@ r"""
 - With few seeds an interval is wide, and "undecided" is an honest verdict. Of ten rewards on close drawer, three seeds each,
   none is faster than sparse beyond doubt (`assets/close_drawer/`; the README has the table). By
   success at the end, one seed shows HOLD-C as the last of ten, the other two among the first.
-- Pushing, the paper's main task, was decided by the agent, not by the reward. With 64 pictures an update neither HOLD-C (60,000 steps),
+- On pushing, the paper's main task, a weak agent hides what the reward is worth. With 64 pictures an update neither HOLD-C (60,000 steps),
   HOLD-R, pixels, a human film (TCN) nor sparse (10,000) passes 15% of the episodes, and one would have said that rewards do not matter.
   With the paper's 256 HOLD-C returns 80 after 17,000 to 22,000 steps, and sparse alone nothing in 24,000 (`assets/pushing/`; three
   seeds and one). Compare rewards where one of them arrives.
