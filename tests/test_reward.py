@@ -198,8 +198,21 @@ def test_two_stages_by_hand(sac):
 def test_default_stage_cost_and_scale(sac):
     env = sac.GoalReward(Dial(150), offset_distance, [grey(100), grey(200)])
     assert env.scorer.scale == pytest.approx(15)  # 3 * 5
-    assert env.scorer.cost(np.array([0, 1])).tolist() == pytest.approx([3, 0])
-    assert follow(env, [150])[0] == pytest.approx([-(5 + 3) / 15])
+    assert env.scorer.cost(np.array([0, 1])).tolist() == pytest.approx([10, 0])  # from goal to goal
+    assert follow(env, [150])[0] == pytest.approx([-(5 + 10) / 15])
+    env = sac.GoalReward(Dial(150), offset_distance, [grey(100), grey(180), grey(200)])
+    assert env.scorer.cost(np.array([0, 1, 2])).tolist() == pytest.approx([10, 2, 0])
+
+
+def test_no_reward_is_lost_where_a_stage_ends(sac):
+    """At the first goal the reward is the same before and after the switch; a smaller cost would make the switch a loss."""
+    fall = {}
+    for cost in (None, 2):
+        env = sac.GoalReward(Dial(150), offset_distance, [grey(100), grey(200)], scale=10, stage_cost=cost)
+        rewards, infos = follow(env, [100] * 4)
+        assert [info["stage"] for info in infos] == [0, 0, 0, 1]
+        fall[cost] = rewards[2] - rewards[3]
+    assert fall == {None: pytest.approx(0), 2: pytest.approx(0.8)}
 
 
 def test_threshold_for_distances_of_any_unit(sac):

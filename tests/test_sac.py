@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 
 import gymnasium as gym
 import numpy as np
@@ -249,6 +250,28 @@ def test_training_moves_all_weights_and_writes_the_curve(sac, tmp_path):
     assert curve["step"].tolist() == [48, 96] and {"return", "success", "success_last", "alpha", "steps_per_second"} <= set(curve)
 
 
+def test_batches_are_drawn_ahead_in_the_main_thread(sac, tmp_path, monkeypatch):
+    drawn, used, draw, update = [], [], sac.draw_batch, sac.update
+
+    def drawing(run):
+        drawn.append((threading.current_thread(), run.episode, run.replay.count, *draw(run)))
+        return drawn[-1][3:]
+
+    def updating(run, batch, noise):
+        used.append((threading.current_thread(), noise))
+        return update(run, batch, noise)
+
+    monkeypatch.setattr(sac, "draw_batch", drawing)
+    monkeypatch.setattr(sac, "update", updating)
+    run, = sac.train(settings(sac, tmp_path), [Dot()], Dot())  # episodes of 12 steps, updates from the third on
+    main = threading.main_thread()
+    assert all(thread is main for thread, *_ in drawn) and all(thread is not main for thread, _ in used)
+    for episode in range(2, run.episode):
+        batches = [(count, noise) for _, when, count, _, noise in drawn if when == episode]
+        assert [count for count, _ in batches] == [12 * episode, *range(12 * episode, 12 * episode + 12)]
+        assert all(noise is theirs for (_, noise), (_, theirs) in zip(batches, used[12 * (episode - 2):][:12]))
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path, monkeypatch):
     train = lambda folder, **changes: sac.train(settings(sac, tmp_path / folder, **changes), [Dot(), Dot()], Dot())
     whole, real = train("whole"), sac.collect_episode
@@ -355,8 +378,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(sac, tmp_path, monke
 def test_seeds_side_by_side_learn_what_each_learns_alone(sac, tmp_path, monkeypatch):
     real, seen = sac.update, collections.defaultdict(list)
 
-    def recorded(run):
-        seen[run.config.out, run.config.seed].append(real(run))
+    def recorded(run, *drawn):
+        seen[run.config.out, run.config.seed].append(real(run, *drawn))
         return seen[run.config.out, run.config.seed][-1]
 
     class Early(Dot):  # episodes of different lengths, so that the seeds get out of step
