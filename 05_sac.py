@@ -16,6 +16,7 @@ the reward, and soft actor-critic (SAC), and trains a policy from pixels.
 python 05_sac.py                               # about 6 minutes on two cores, 12 with clips and distance
 python 05_sac.py --task faucet_right --seeds 3 # three agents side by side
 python 05_sac.py --task pushing --batch 256 --steps 24_000   # the paper's main task wants its batch: 40 minutes
+python 05_sac.py --task drawer_open --batch 256 --steps 24_000   # two goal pictures: 45 minutes
 python 05_sac.py --look                        # what does the distance say of good, failed and random tries?
 python 05_sac.py --look --no-figures --distances runs/*/distance.pt2 --tasks pushing faucet_right
 python 05_sac.py --benchmark                   # milliseconds per step, picture, distance and update
@@ -1071,8 +1072,9 @@ $$R = -\frac{1}{T} \Bigl( \max(0, x_k(s')) + \sum_{j \ge k} \max\bigl(0, d(g_j, 
 
 and at $s' = g_k$ nothing is lost by the switch. The authors' code adds a constant, $T / 5$ (`--stage-cost 0.2`). Of 42 distances we
 tried on the drawer, trained and untrained, and of the pixels, each says that its second goal is farther from the first than that:
-.25 to 1.03 $T$. A policy that reaches the first goal is then paid less for ever after, and the better it learns the longer it
-hovers just outside the threshold.
+.25 to 1.03 $T$. A policy that reaches the first goal is then paid less for ever after, so it learns to hover just outside the
+threshold. With HOLD-C and a batch of 256 it stood there, at $d = 1.4$, from step 12,000 to 17,000; with the distance from goal to
+goal, same seed, the drawer opened in all of the latest 20 episodes at step 20,000 (the README has both curves).
 """
 
 # %%
@@ -2604,6 +2606,7 @@ r"""
 - How far the agent looks ahead counts as much as the reward: with a discount of .95 in place of the paper's .99, the sparse
   reward alone is learned 1.3 (faucet) and 1.6 times (cup) as fast, and HOLD-C's lead shrinks from 1.8 to 1.4 and from 1.7 to
   .7 times (three seeds, 50% of the training episodes; the README has the intervals).
+- With two goal pictures the reward is the way through both. Charge less for the second than it is away, and the first is a trap.
 - SAC is three losses, one backward pass. What costs time is looking: convolutions and rendering.
 
 **Exercises.**

@@ -386,6 +386,17 @@ def test_make_env_multiplies_the_scale_once(sac, distance_files):
         each.close()
 
 
+def test_make_env_knows_both_costs_of_a_stage(sac, distance_files):
+    config = dict(task="drawer_open", distance=distance_files[0], height=16)
+    (ours, _), (authors, _) = (sac.make_env(sac.Config(**config, stage_cost=cost)) for cost in (0, 0.2))
+    scorer = ours.scorer
+    expected = max(0, float(scorer.distance(scorer.goals[:1], scorer.goals[1])[0]) - scorer.baseline[1])
+    assert scorer.cost(np.array([0, 1])).tolist() == pytest.approx([expected, 0]) and expected > 0
+    assert authors.scorer.cost(np.array([0, 1])).tolist() == pytest.approx([authors.scorer.scale / 5, 0])
+    for each in (ours, authors):
+        each.close()
+
+
 def test_benchmark_prints_the_parts_of_a_step_and_the_speed(sac, distance_files, tmp_path, capsys):
     config = sac.Config(distance=distance_files[0], height=16, batch=4, out=str(tmp_path / "none"))
     parts, speeds = sac.benchmark_training(config, repeats=1)

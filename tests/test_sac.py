@@ -148,6 +148,7 @@ def test_the_paper_preset_is_table_iii_and_the_released_code(sac):
     paper = sac.Config.paper()
     assert (paper.gamma, paper.batch, paper.lr, paper.tau) == (0.99, 256, 3e-4, 0.005)
     assert (paper.random_steps, paper.update_every, paper.temperature) == (1000, 1, 1.0)
+    assert paper.stage_cost == 0.2  # T = 10 and cost 2, T = 100 and cost 20
     assert not paper.bootstrap_truncation and not paper.shift_per_image and paper.encoder == "paper"
 
 
