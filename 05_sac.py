@@ -1074,7 +1074,8 @@ and at $s' = g_k$ nothing is lost by the switch. The authors' code adds a consta
 tried on the drawer, trained and untrained, and of the pixels, each says that its second goal is farther from the first than that:
 .25 to 1.03 $T$. A policy that reaches the first goal is then paid less for ever after, so it learns to hover just outside the
 threshold. With HOLD-C and a batch of 256 it stood there, at $d = 1.4$, from step 12,000 to 17,000; with the distance from goal to
-goal, same seed, the drawer opened in all of the latest 20 episodes at step 20,000 (the README has both curves).
+goal, same seed, the drawer opened in all of the latest 20 episodes at step 20,000. Another seed did not get as far as the first goal
+(the README has the curves).
 """
 
 # %%
