@@ -670,7 +670,7 @@ r"""
   success at the end, one seed shows HOLD-C as the last of ten, the other two among the first.
 - On pushing, the paper's main task, a weak agent hides what the reward is worth. With 64 pictures an update neither HOLD-C (60,000 steps),
   HOLD-R, pixels, a human film (TCN) nor sparse (10,000) passes 15% of the episodes, and one would have said that rewards do not matter.
-  With the paper's 256 HOLD-C returns 80 after 17,000 to 22,000 steps, and sparse alone nothing in 24,000 (`assets/pushing/`; three
+  With the paper's 256 HOLD-C returns 80 after 17,000 to 22,000 steps, and sparse alone never in 32,000 (`assets/pushing/`; three
   seeds and one). Compare rewards where one of them arrives.
 - Cup and faucet decide something, and then the discount decides otherwise. With the paper's .99 HOLD-C and the sparse reward pass
   50% 1.7 (1.02 to 2.1) and 1.8 times (1.6 to 2.0) as fast as sparse alone; with 05's .95 it is .7 (.6 to 1.1) and 1.4 (1.07 to
