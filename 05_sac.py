@@ -1193,8 +1193,8 @@ class GoalScorer:
         self.excess = np.zeros(batch)  # x(s)
         self.frames = np.zeros((batch, getattr(distance, "history", 1), *space.shape), np.uint8)  # (B, hist, H, W, 3)
         self.baseline = goal_distances(distance, self.goals)  # (N,)
-        onward = goal_distances(distance, self.goals[: self.num_stages], ahead=1)  # of a film, which is one stage: none
-        self.to_next = np.maximum(0, onward - self.baseline[1 : self.num_stages])
+        onward = goal_distances(distance, self.goals[: self.num_stages], ahead=1) - self.baseline[1 : self.num_stages]
+        self.to_next = np.maximum(0, onward)  # from each stage's goal to the next one, (num_stages - 1,)
 
     @property
     def index(self):  # which goal is in force in each environment, (B,)
