@@ -2,89 +2,91 @@
 r"""
 # Baselines: is it HOLD, or would any distance do?
 
-*Learning Reward Functions for Robotic Manipulation by Observing Humans*, Alakuijala et al., ICRA 2023, section IV-C and
-Appendices C and D.
+*Learning Reward Functions for Robotic Manipulation by Observing Humans*, ICRA 2023, section IV-C, App. C, D.
 
-A learned reward that works proves little until something simpler has failed. This lecture turns each rival into what
-`05_sac.py` already reads, a distance file or a flag, trains them all alike, and draws the paper's figures from the curves.
+A learned reward that works proves little until something simpler has failed. Here the same agent is trained
+with each rival, and the curves are compared by a rule fixed before.
 
-**Takes** the distance files of 02 and 03, made if they are missing, and for `tcn` the demonstrations of 01.
-**Writes** `runs/baselines/<task>/<reward>-seed<k>/curve.csv`, beside these folders `comparison.png` and what `05_sac.py --plot`
-makes of them (`table.csv`, `speedups.csv`), and `runs/baselines/claims.csv`.
+**Takes** distance files of 02 and 03, demonstrations of 01, all made where missing. **Writes**
+`runs/baselines/<task>/<reward>-seed<k>/curve.csv`, and beside these folders figures and tables.
 
 ```
-python 06_baselines.py --dry-run                        # the commands it would run, and the minutes they take
-python 06_baselines.py --rewards sparse pixels hold_c   # close drawer, 3 seeds each: about 35 minutes on two cores
-python 06_baselines.py --task pushing --rewards sparse hold_c --steps 24000 --flags "--batch 256"   # the main claim: 100 minutes
-python 06_baselines.py --task pushing --preset paper    # 80,000 steps, 5 seeds: for a machine with a GPU
-python 06_baselines.py --ablation scale                 # also: form, architecture, long-sparse
-python 06_baselines.py --film runs/look/pushing-success.mp4 --rewards pixels tcn hold_c   # the rivals along a film of 05 --look
+python 06_baselines.py         # close drawer, 4 rewards, 5 seeds: 90 minutes on two cores
+python 06_baselines.py --figure 3 --task pushing --steps 24000 --flags "--batch 256"   # 8 hours
+python 06_baselines.py --figure 3 --preset paper      # the paper's agent and distances: for GPUs
+python 06_baselines.py --plot "runs/sac/*/curve.csv" --column return --level 80 --out runs/plot
 ```
 
-Finished runs are kept, a stopped one goes on, and a table of what is there is drawn each time.
+**Expect** half of the episodes to succeed after 2,000 to 5,000 steps with every reward.
 """
 
 # %%
-import math
+import itertools
 import os
-import re
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import timm
 import torch
+from scipy.stats import trim_mean
 from torch import nn
 from torchvision.models import resnet50
-from torchvision.transforms.v2 import functional as TF
+from torchvision.transforms.v2 import CenterCrop
 from tqdm.auto import tqdm
 
-from common import (Preprocess, UserError, load_distance, parse_config, plot_style, read_clip, read_csv, run_script,
-                    save_distance, write_csv, write_whole)
-
+import common
+from common import (Preprocess, UserError, ensure_clips, load_distance, parse_config, plot_style, read_clip,
+                    read_csv, run_script, save_distance, show, write_csv)
 
 # %%
 @dataclass
 class Config:
     """Train the same agent on HOLD's reward and on its rivals', and compare the curves."""
 
-    task: Literal["pushing", "drawer_open", "close_drawer", "cup_forward", "faucet_right"] = "close_drawer"  # which
-    rewards: tuple[str, ...] = ("sparse", "oracle", "pixels", "tcn-robot", "hold_r", "hold_c")  # see the table of rewards
-    seeds: int = 3  # runs of each; paper: 5 on pushing and drawer_open, 10 on the others
-    steps: int = 10_000  # environment steps of a run
-    flags: str = ""  # further flags for 05_sac.py, such as "--preset paper"
-    hold_c: str = "runs/hold_c/distance.pt2"  # distance file of 03; also the embedding that TCN uses
-    hold_r: str = "runs/hold_r/distance.pt2"  # distance file of 02
-    r3m: str = ""  # R3M's checkpoint, model.pt, for the reward r3m
-    timm: str = ""  # a timm model whose frozen features are the reward frozen, such as resnet50.a1_in1k
-    demonstrations: str = "data/standin/demonstrations"  # folder of 01 with <task>/<k>.webm, for the reward tcn
-    height: int = 48  # rows of the robot's picture
-    threshold: float = 0.0  # return or success that counts as learned; 0 takes the paper's
-    ablation: Literal["", "scale", "form", "architecture", "long-sparse"] = ""  # of Figs. 6 to 8, in place of rewards
-    jobs: int = 0  # runs at a time; 0 takes one for each core
-    film: str = ""  # a film of a success, such as runs/look/pushing-success.mp4 of 05: draw the rivals along it, and stop
+    task: Literal["pushing", "drawer_open", "close_drawer", "cup_forward", "faucet_right"] = "close_drawer"
+    rewards: tuple[str, ...] = ("sparse", "pixels", "untrained", "hold_c")  # names in REWARDS
+    figure: Literal["", "3", "4", "5", "6a", "6b", "6c", "6d", "7", "8"] = ""  # the paper's, instead
+    seeds: int = 5  # runs of each reward
+    steps: int = 10_000  # of every run, fixed before the first starts; 0: the paper's
+    cores: int = 0  # runs at a time, one on each core; 0: all cores
+    agent: Literal["laptop", "paper", "smoke"] = "laptop"  # preset of 05_sac.py
+    flags: str = ""  # further flags of 05_sac.py, such as "--batch 256"
+    learned: str = "runs/{reward}-seed{seed}/distance.pt2"  # distance files of 02 and 03, {seed} is the run's
+    r3m: str = "runs/r3m/model.pt"  # R3M's checkpoint, for the reward r3m
+    timm: str = "resnet50.a1_in1k"  # the timm model of the reward frozen
+    data: str = "data/standin"  # clips of 01, with demonstrations/<task>/<k>.webm, TCN's goals
+    plot: tuple[str, ...] = ()  # patterns of curve files: compare these, write to --out, and stop
+    column: Literal["return", "success", "train_return", "train_success"] = "train_success"  # of --plot
+    level: float = 0.5  # of --plot: what counts as learned
     out: str = "runs/baselines"  # folder of the runs
-    dry_run: bool = False  # print the commands and an estimate of minutes, and stop
+    seed: ClassVar[str] = "{seed}"  # each run fills in its own
 
     @classmethod
     def paper(cls):
-        """The paper's seeds, steps and network on pushing and drawer_open."""
-        return cls(task="pushing", seeds=5, steps=80_000, flags="--preset paper", jobs=4,
-                   rewards=("sparse", "pixels", "r3m", "tcn", "hold_r", "hold_c"))
+        """The paper's agent and steps, with the distances of 02 and 03 --preset paper."""
+        return cls(task="pushing", rewards=("sparse", "pixels", "r3m", "tcn", "hold_r", "hold_c"), steps=0,
+                   agent="paper", learned="runs/{reward}_paper-seed{seed}/distance.pt2")
 
     @classmethod
     def smoke(cls):
         """Two short runs, for tests and a look around."""
-        return cls(task="pushing", rewards=("sparse", "pixels"), seeds=1, steps=120, flags="--preset smoke", height=32,
-                   hold_c="runs/smoke/hold_c/distance.pt2", demonstrations="runs/smoke/clips/demonstrations",
-                   out="runs/smoke/baselines")
+        return cls(task="pushing", rewards=("sparse", "untrained"), seeds=1, steps=200, agent="smoke",
+                   flags="--eval-every 100", learned="runs/smoke/{reward}-seed{seed}/distance.pt2",
+                   data="runs/smoke/clips", out="runs/smoke/baselines")
 
+# %%
+trains, table = False, []
+if __name__ == "__main__":
+    plot_style()
+    config = parse_config(Config)  # in Jupyter: parse_config(Config, rewards=("sparse", "oracle"), seeds=2)
+    trains = not config.plot
 
 # %% [markdown]
 r"""
@@ -92,118 +94,69 @@ r"""
 
 | reward | $d(s, g)$ | what it assumes |
 |---|---|---|
-| `sparse` | none: 1 where the task is done | chance will get there |
-| `oracle` | none: a formula over the simulator's state | somebody knows the state |
+| `sparse`, `oracle` | none: success alone; a formula over the simulator's state | luck; a programmer |
 | `pixels` | $\lVert s - g \rVert_2$ over pixels in $[0, 1]$ | nothing moves but what should |
-| `frozen`, `r3m` | $\lVert \phi(s) - \phi(g) \rVert_2$, $\phi$ trained for something else | what is far in $\phi$ is far in time |
-| `tcn` | $\alpha D + \beta\sqrt{\gamma + D}$ to the frame $g_t$ of a human demonstration | robot and human act in step |
-| `tcn-robot` | the same, the demonstration being a film of the robot's own script | somebody solved it already |
-| `hold_r` | predicted frames from $s$ to $g$ | robots move as hands do |
-| `hold_c` | $\lVert f(s) - f(g) \rVert_2$ | the same |
-| `untrained` | the same, with the weights that `hold_c` started from | a camera that stands still |
+| `frozen`, `r3m` | $\lVert \phi(s) - \phi(g) \rVert_2$, $\phi$ learned something else | far is far in time |
+| `tcn`, `tcn-robot` | below, to frame $t$ of a demonstration, by a hand or the robot | it is kept in step |
+| `hold_r`, `hold_c` | predicted frames to go; $\lVert f(s) - f(g) \rVert_2$ | robots move as hands do |
+| `untrained` | `hold_c` with the random weights that it starts from | a camera that stands still |
 
-All but the first two become distance files, so that 05 needs to know nothing about them.
-
-### Pixels
-
-The least a picture can do. The centre square, scaled to $[0, 1]$, is its own embedding:
+**R3M** (Nair et al., 2022) is a ResNet-50 trained on egocentric video with language; the paper takes the
+distance of its 2048 features. Its link may die; **timm** has most of what followed.
 """
 
-
 # %%
-def pixel_file(path, height):
-    """Write the pixel L2 baseline as a distance file for pictures of `height` rows (authors' code: no resize)."""
-    meta = {"name": "pixels", "kind": "embedding", "history": 1}
-    save_distance(path, nn.Flatten(), meta, Preprocess(height, mean=(0.0, 0, 0), std=(1.0, 1, 1)))
+R3M_ABSENT = "there is no {0}, R3M's checkpoint; get it: gdown 1Xu0ssuG0N1zjZS54wmWzJ7-nb0-7XzbA -O {0}"
+
+
+def embedding_file(path, name, *layers):
+    """Write layers, uint8 frames (B, H, W, 3) -> (B, E), as the distance file `path`, and return it."""
+    save_distance(path, nn.Sequential(*layers), {"name": name, "kind": "embedding", "history": 1})
     return path
 
 
-# %% [markdown]
-r"""
-### Frozen features
-
-R3M (Nair et al. 2022) trains a ResNet-50 on egocentric video with language, for a policy to stand on. The paper uses
-its 2048 features as they are, with their Euclidean distance. The released file holds more than the network: keys begin
-with `module.convnet.`, and the language parts are left out. Pictures are scaled to 256 on the short side, cut to 224 and
-normalised as ImageNet's. `# ours:` we cut the centre square before we scale it, not after; for a square picture that is
-the same.
-"""
-
-
-# %%
-class Frozen(nn.Module):
-    """A network without its classifier on the centre crop of preprocessed pictures: (B, 3, S, S) -> (B, features)."""
-
-    def __init__(self, network, crop):
-        super().__init__()
-        self.network, self.crop = network, crop
-
-    def forward(self, pictures):
-        """Embed pictures."""
-        return self.network(TF.center_crop(pictures, [self.crop, self.crop]))
-
-
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+def pixel_file(path, size=48):
+    """Write pixel L2, over the centre square scaled to [0, 1], as a distance file."""
+    return embedding_file(path, "pixels", Preprocess(size, mean=(0.0, 0, 0), std=(1.0, 1, 1)), nn.Flatten())
 
 
 def r3m_file(path, checkpoint):
-    """Write R3M's released ResNet-50 as a distance file. Raises UserError where its checkpoint is absent or another."""
+    """Write R3M's released ResNet-50 as a distance file. UserError where the checkpoint is none."""
     if not Path(checkpoint).is_file():
-        raise UserError(f"the reward r3m needs R3M's checkpoint, and {checkpoint or '--r3m'} is no file; get it with: pip install gdown"
-                        " && gdown 1Xu0ssuG0N1zjZS54wmWzJ7-nb0-7XzbA -O model.pt, and give --r3m model.pt")
+        raise UserError(R3M_ABSENT.format(checkpoint))
+    network, prefix = resnet50(), "module.convnet."  # beside it the file holds language models
+    network.fc = nn.Identity()
     try:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["r3m"]
-        prefix = "module.convnet."
-        weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        network = resnet50()
-        network.fc = nn.Identity()
-        network.load_state_dict(weights)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["r3m"]
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     except Exception as error:
-        raise UserError(f"{checkpoint} does not hold R3M's ResNet-50 (key r3m, names module.convnet.*); get model.pt again") from error
-    meta = {"name": "R3M", "kind": "embedding", "history": 1}
-    save_distance(path, Frozen(network, 224), meta, Preprocess(256, **IMAGENET))
-    return path
+        raise UserError(f"{checkpoint} does not hold R3M's ResNet-50, {prefix}*; get it anew") from error
+    preprocess = Preprocess(256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    return embedding_file(path, "R3M", preprocess, CenterCrop(224), network)
 
 
-# %% [markdown]
-r"""
-R3M's link may die, and better features appear every year. timm has most of them, under one name each, with the input
-size and the normalisation they were trained with.
-"""
-
-
-# %%
 def timm_file(path, name, pretrained=True):
-    """Write the frozen features of a timm model as a distance file. Raises UserError where its weights cannot be had."""
-    if name.split(".")[0] not in timm.list_models():
-        raise UserError(f"timm has no model {name!r}; see timm.list_models('*dino*')")
+    """Write the frozen features of a timm model as a distance file. UserError where it cannot be had."""
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except Exception as error:  # no network, no such tag, no space: whatever the hub says
-        raise UserError(f"the weights of {name} could not be fetched ({type(error).__name__}); fetch them once with: "
-                        f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\"") from error
+    except Exception as error:  # no such model or tag, no network, no space: whatever timm and the hub say
+        raise UserError(f"timm has no {name}, or cannot fetch it ({type(error).__name__}); fetch it once: "
+                        f"python -c \"import timm; timm.create_model('{name}', True)\"") from error
     data = timm.data.resolve_model_data_config(network)
-    size = data["input_size"][-1]
-    meta = {"name": name, "kind": "embedding", "history": 1}
-    save_distance(path, Frozen(network, size), meta, Preprocess(size, data["mean"], data["std"]))
-    return path
-
+    return embedding_file(path, name, Preprocess(data["input_size"][-1], data["mean"], data["std"]), network)
 
 # %% [markdown]
 r"""
-### TCN
-
-Time-contrastive networks (Sermanet et al. 2018) are trained like HOLD-C; what differs is how a policy uses them. The
-robot is to be at time $t$ where a *demonstration* was at time $t$:
+**TCN** (Sermanet et al., 2018) is trained like HOLD-C; what differs is its use. The robot is to be at time
+$t$ where a *demonstration* was at time $t$, and to stay where it ended:
 
 $$d(s_t, g_t) = \alpha D + \beta\sqrt{\gamma + D}, \qquad D = \lVert f(s_t) - f(g_t) \rVert_2^2 ,$$
 
-with $\alpha = 0.005$, $\beta = 0.02$, $\gamma = 0.2$ (paper IV-C). The first term pulls from afar, the second near by.
-At $D = 0$ it is $\beta\sqrt\gamma$, which GoalReward subtracts as $d(g, g)$. Goals are the frames of the
-demonstration one by one, and its last frame from then on. The policy that is as fast as the demonstrator,
-from the same start, in the same crop, is paid in full. All others pay for being early or late, even on the right way:
+with $\alpha = 0.005$, $\beta = 0.02$, $\gamma = 0.2$ (paper IV-C). The first term pulls from afar, the second
+near by. At $D = 0$ it is $\beta\sqrt\gamma$, which 05 subtracts as $d(g, g)$. The figure below shows a
+rollout of the task's script. Left, each distance to the last frame: a useful one falls all the way. Right,
+the same rollout early or late: TCN's mean distance grows, though every frame is on the right way.
 """
-
 
 # %%
 def tcn_distance(D, alpha=0.005, beta=0.02, gamma=0.2):
@@ -211,17 +164,12 @@ def tcn_distance(D, alpha=0.005, beta=0.02, gamma=0.2):
     return alpha * D + beta * (gamma + D).sqrt()
 
 
-far, near, there = tcn_distance(torch.tensor([100.0, 1.0, 0.0]))
+far, there = tcn_distance(torch.tensor([100.0, 0.0]))
 assert abs(there - 0.02 * 0.2**0.5) < 1e-9 and abs(far - 0.70020) < 1e-4
 
-where = np.arange(8)  # a demonstration moves by one a step; so does the robot, two steps later
-late = np.abs(np.maximum(where - 2, 0) - where)
-assert late.tolist() == [0, 1, 2, 2, 2, 2, 2, 2]  # never close again, though every step was right
 
-
-# %%
 class TCN(nn.Module):
-    """`tcn_distance` of the embeddings of another distance file: frames (B, 1, H, W, 3), goals (B, H, W, 3) -> (B,)."""
+    """`tcn_distance` over an embedding program: frames (B, 1, H, W, 3), goals (B, H, W, 3) -> (B,)."""
 
     def __init__(self, embed):
         super().__init__()
@@ -232,29 +180,99 @@ class TCN(nn.Module):
         return tcn_distance((self.embed(frames[:, 0]) - self.embed(goal)).square().sum(-1))
 
 
-def tcn_file(path, hold_c):
-    """Write TCN's distance over the embedding of a HOLD-C distance file as a pairwise distance file."""
-    distance = load_distance(hold_c)
-    if distance.kind != "embedding":
-        raise UserError(f"TCN needs an embedding, and {hold_c} is of the kind {distance.kind}; give --hold-c a file of 03_hold_c.py")
-    save_distance(path, TCN(distance.program), {"name": "TCN", "kind": "pairwise", "history": 1})
+def tcn_file(path, embedding):
+    """Write TCN's distance over the embedding in a distance file of 03."""
+    embed = load_distance(embedding).program
+    embed.train = lambda mode: embed  # an exported program has one mode
+    save_distance(path, TCN(embed), {"name": "TCN", "kind": "pairwise", "history": 1})
     return path
-
 
 # %% [markdown]
 r"""
-## Side by side, along one film
+## From rewards to commands
 
-What a policy is paid for shows in a film of a success. Left, each distance to the last frame, over its value at the
-start: a useful one falls all the way, and begins to fall when the hand begins to move. Right, the same film played
-$k$ frames late, with TCN's time-indexed goals: the mean distance grows with $k$, though every frame is on the right
-way. A distance to one goal does not ask *when*, and its mean changes only by the frames that are missing at the end.
+A run is a command line of `05_sac.py`, and a reward is the flags that make it different: this dictionary is
+the whole experiment. 05 computes $T$ by the paper's one rule, a start scores $-1/3$, for all rewards.
+
+Two runs that share a distance file share its luck. So the run with seed $k$ uses the distance *trained* with
+seed $k$, for `untrained` another draw of weights, for `tcn` demonstration $k \bmod 3$ (`# ours`; paper: five
+seeds on each). Of the ablations, `-T0.1` multiplies $T$, but not what ends a stage of the drawer.
+
+Runs have a length that is fixed before they start, and a folder with a run of another command is refused:
+runs stopped when they look good make a method look fast. Each has a core of its own. An interrupt stops all;
+the same command, or cell, goes on.
 """
 
+# %%
+TRAINED = {  # distance: the command that trains it, but for --seed and --out
+    "hold_c": "03_hold_c.py", "hold_r": "02_hold_r.py", "untrained": "03_hold_c.py --steps 0",
+    "hold_c-vit": "03_hold_c.py --network vit_tiny_patch16_224", "hold_r-1frame": "02_hold_r.py --history 1",
+    "hold_r-vivit": "02_hold_r.py --network vivit_tiny"}
+REWARDS = {  # reward: flags of 05_sac.py
+    "sparse": "--distance none", "sparse-long": "--distance none", "oracle": "--distance oracle",
+    "pixels": "--distance pixels", "frozen": "--distance {out}/{timm}.pt2",
+    "r3m": "--distance {out}/r3m.pt2 --threshold 0.5",  # authors' code
+    "tcn": "--distance {tcn} --goals {data}/demonstrations/{task}/{third}.webm",
+    "tcn-robot": "--distance {tcn} --goals {out}/videos/{task}-success.mp4",
+    **{name: f"--distance {{{name}}}" for name in TRAINED}}
+for name in ("hold_c", "hold_r"):
+    REWARDS[f"{name}-only"] = REWARDS[name] + " --sparse-weight 0"
+    REWARDS[f"{name}-instantaneous"] = REWARDS[name] + " --form instantaneous"
+    for factor in ("0.1", "0.3", "3"):
+        REWARDS[f"{name}-T{factor}"] = f"{REWARDS[name]} --scale-factor {factor}"
+FIGURES = {  # figure of the paper: its rewards
+    "3": "sparse hold_r hold_c hold_r-only hold_c-only", "5": "sparse pixels r3m tcn hold_c",
+    "4": "sparse oracle hold_r hold_c hold_r-only hold_c-only", "8": "hold_c sparse-long",
+    "6b": "hold_r hold_r-instantaneous", "6c": "hold_r-1frame hold_r hold_r-vivit hold_c hold_c-vit",
+    "6d": "hold_c hold_c-instantaneous",
+    **dict.fromkeys(("6a", "7"), "hold_r-T0.1 hold_r-T0.3 hold_r hold_r-T3")}
+EASY = ("close_drawer", "cup_forward", "faucet_right")
+STEPS = {"pushing": 400_000, "drawer_open": 400_000, **dict.fromkeys(EASY, 35_000)}  # of a run in the paper
+
+
+def flags_of(reward, config, k):
+    """The flags of 05_sac.py for a reward and seed k, a list of words."""
+    files = {name: config.learned.format(reward=name, seed=k) for name in TRAINED}
+    tcn = Path(files["hold_c"]).with_name("tcn.pt2")
+    flags = REWARDS[reward].format(**vars(config), **files, tcn=tcn, third=k % 3).split()
+    large = config.agent == "paper" and reward.startswith(("hold_r", "pixels"))
+    return [*flags, "--stage-cost", "20"] if large else flags  # authors' code; HOLD-C: 2
+
+
+flags_of("hold_c-T0.1", Config(), k=3)
+
+# %%
+def robot_video(config):
+    """A video of the task's success, as the robot's camera sees it; 05 makes it where it is missing."""
+    path = Path(config.out, "videos", f"{config.task}-success.mp4")
+    if not path.is_file():
+        pixels = pixel_file(f"{config.out}/pixels.pt2")
+        run_script("05_sac.py", "--look", "--tasks", config.task, "--distances", pixels, "--out", path.parent)
+    return path
+
+
+def make_files(reward, k, config):
+    """Make what a run reads where it is missing; returns its distance file. UserError where it cannot."""
+    path = Path(flags_of(reward, config, k)[1])
+    if reward == "tcn-robot":
+        robot_video(config)
+    elif reward == "tcn":  # 01 makes demonstrations of pushing and drawer_open; for another task add your own
+        ensure_clips(config.data)
+    if path.suffix != ".pt2" or path.exists():
+        return path
+    if reward in ("tcn", "tcn-robot"):
+        tcn_file(path, make_files("hold_c", k, config))
+    elif reward in ("r3m", "frozen"):
+        r3m_file(path, config.r3m) if reward == "r3m" else timm_file(path, config.timm)
+    elif (name := path.parent.name.removesuffix(f"-seed{k}")) in TRAINED:
+        run_script(*TRAINED[name].split(), "--seed", k, "--out", path.parent)
+    else:  # not the laptop's: it takes days, or wants your data
+        raise UserError(f"there is no {path}; train it first, with 02 or 03, --preset or --data, --seed {k}")
+    return path
 
 # %%
 def distance_along(distance, frames, goals):
-    """d(s_t, g_t) - d(g_t, g_t) along a film (T, H, W, 3) with goals (T, H, W, 3); the first frame fills the history."""
+    """d(s_t, g_t) - d(g_t, g_t) along a video (T, H, W, 3), goals (T, H, W, 3); frame 0 fills the history."""
     history = distance.history
     window = np.maximum(0, np.arange(len(frames))[:, None] + np.arange(1 - history, 1))  # (T, history)
     shown = frames[window] if history > 1 else frames
@@ -262,425 +280,371 @@ def distance_along(distance, frames, goals):
     return (distance(shown, goals) - distance(still, goals)).clamp(min=0).numpy()
 
 
-def film_figure(frames, distances, lags=tuple(range(0, 13, 2))):
-    """A film strip, each distance along it, and what being late costs. `distances`: {name: Distance}. Returns the figure."""
-    goal, time = np.repeat(frames[-1:], len(frames), 0), np.arange(len(frames))
-    figure, axes = plt.subplot_mosaic([["film", "film"], ["along", "late"]], figsize=(10, 4.4), height_ratios=(1, 2))
-    axes["film"].imshow(np.concatenate(list(frames[np.linspace(0, len(frames) - 1, 10).astype(int)]), 1))
-    axes["film"].axis("off")
+def rivals_figure(frames, distances, lags=range(-12, 13, 3)):
+    """Frames (T, H, W, 3), each of {name: Distance} along them, and what it costs TCN over it to be late."""
+    figure, axes = plt.subplot_mosaic([["strip", "strip"], ["along", "late"]], figsize=(9, 4))
+    axes["strip"].imshow(np.concatenate(list(frames[np.linspace(0, len(frames) - 1, 10).astype(int)]), 1))
+    axes["strip"].axis("off")
     for name, distance in distances.items():
-        along = distance_along(distance, frames, goal)
+        along = distance_along(distance, frames, np.repeat(frames[-1:], len(frames), 0))
         axes["along"].plot(along / along[0], label=name)
-        indexed = name.startswith("tcn")
-        late = [distance_along(distance, frames[np.maximum(time - lag, 0)], frames if indexed else goal).mean() for lag in lags]
-        axes["late"].plot(lags, np.array(late) / along[0], marker=".", label=name)
-    axes["along"].set(xlabel="frame", ylabel="distance to the last frame / at the start", ylim=(0, None))
-    axes["late"].set(xlabel="frames late", ylabel="mean distance / at the start", ylim=(0, None))
-    axes["late"].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        at = [np.clip(np.arange(len(frames)) - lag, 0, len(frames) - 1) for lag in lags]  # (lags, T)
+        late = [distance_along(distance, frames[shown], frames) for shown in at]
+        cost = (tcn_distance(torch.tensor(np.array(late)) ** 2) - there).mean(1)
+        axes["late"].plot(lags, cost / cost.max())
+    axes["along"].set(xlabel="frame", ylabel="distance / at the start", ylim=(0, None))
+    axes["late"].set(xlabel="frames late", ylabel="mean of TCN / its maximum", ylim=(0, None))
+    axes["along"].legend()
     return figure
 
 
-# %% [markdown]
-r"""
-## From rewards to commands
-
-A run is a command line of `05_sac.py`: a name, and the flags that make it different. $T$ is computed by 05 from the
-task's resets, by the one rule of the paper (a start scores $-1/3$), for all rewards; `table.csv` shows it. Beside it, as
-released, $T$, and for the two stages of the drawer what a later stage still costs in the one before, and the distance
-below which a stage is over. We compute these two as well, as $T/5$ and $T/10$. That gives the released numbers but for
-the threshold of HOLD-R and pixels (1 for a $T$ of 100) and the cost of R3M (2 for a $T$ of 5).
-
-| as released | $T$ pushing | others | drawer_open: $T$ | cost | threshold |
-|---|---|---|---|---|---|
-| `hold_c` | 5 | 5 | 10 | 2 | 1 |
-| `hold_r` | 45 | 45 | 100 | 20 | 1 |
-| `pixels` | 30 | 30 | 100 | 20 | 1 |
-| `r3m` | 3 | | 5 | 2 | 0.5 |
-
-The paper trains TCN on three demonstrations and averages; so `tcn` stands for three rewards.
-"""
-
+if trains:
+    files = {"pixels": pixel_file(f"{config.out}/pixels.pt2")}
+    files |= {name: make_files(name, 0, config) for name in config.rewards if name in TRAINED}
+    distances = {name: load_distance(path) for name, path in files.items()}
+    show(rivals_figure(read_clip(robot_video(config))[0], distances), f"{config.out}/rivals.png")
 
 # %%
-class Reward(NamedTuple):
-    """A row of the comparison: its name, and the flags of 05_sac.py that make it."""
-
-    name: str
-    flags: tuple
-
-
-def make_file(config, name):
-    """The distance file of a reward; it is made where it is missing."""
-    trained = {"hold_c": (config.hold_c, "03_hold_c.py"), "hold_r": (config.hold_r, "02_hold_r.py")}
-    if name in trained:
-        path, script = trained[name]
-        if not Path(path).is_file() and not config.dry_run:
-            run_script(script, "--out", Path(path).parent)
-        return path
-    path = Path(config.out) / "distances" / name / "distance.pt2"
-    source = str({"pixels": config.height, "r3m": config.r3m, "frozen": config.timm, "tcn": config.hold_c}.get(name, name))
-    if not path.is_file() and not config.dry_run:
-        makers = {"pixels": lambda: pixel_file(path, config.height), "r3m": lambda: r3m_file(path, config.r3m),
-                  "frozen": lambda: timm_file(path, config.timm),
-                  "untrained": lambda: run_script("03_hold_c.py", "--steps", 1, "--lr", 0, "--limit", 8, "--out", path.parent),
-                  "tcn": lambda: tcn_file(path, make_file(config, "hold_c"))}
-        makers[name]()
-        path.with_name("made_of.txt").write_text(source)
-    elif path.is_file() and (note := path.with_name("made_of.txt")).is_file() and note.read_text() != source:
-        raise UserError(f"{path} was made of {note.read_text()}, not of {source}; give another --out")
-    return path
-
-
-# %%
-REWARDS = ("sparse", "oracle", "pixels", "frozen", "untrained", "r3m", "tcn", "tcn-robot", "hold_r", "hold_c")
-
-
-def robot_film(config):
-    """A film of the task's script, from the run's own start; 05 makes it where it is missing."""
-    film = Path(config.out) / "films" / f"{config.task}-success.mp4"
-    if not film.is_file() and not config.dry_run:
-        run_script("05_sac.py", "--look", "--tasks", config.task, "--distances", make_file(config, "pixels"), "--height",
-                   config.height, "--out", film.parent)
-    return film
-
-
-def check_name(name):
-    """Raise UserError for unknown names."""
-    if name not in REWARDS:
-        raise UserError(f"there is no reward {name!r}; choose among {' '.join(REWARDS)}")
-
-
-def find_reward(config, name):
-    """The rewards (mostly one) that a name stands for. Raises UserError for unknown names."""
-    if name in ("sparse", "oracle"):
-        return [Reward(name, ("--distance", "none" if name == "sparse" else "oracle"))]
-    check_name(name)
-    flags = ("--distance", str(make_file(config, name.removesuffix("-robot"))))
-    if name == "tcn-robot":
-        return [Reward(name, (*flags, "--goals", str(robot_film(config))))]
-    if name != "tcn":
-        return [Reward(name, flags)]
-    films = sorted((Path(config.demonstrations) / config.task).glob("*.webm"))
-    if not films:
-        raise UserError(f"the reward tcn needs demonstrations {config.demonstrations}/{config.task}/*.webm; 01_data.py makes them"
-                        " for pushing and drawer_open, for another task put films of your own there")
-    return [Reward(f"tcn{film.stem}", (*flags, "--goals", str(film))) for film in films]
-
-
-# %% [markdown]
-r"""
-A name with `-only` is trained without the sparse reward. The **ablations** of Appendix C change a flag of the reward
-that stands last in `--rewards`: `scale` multiplies $T$ (Figs. 6a and 7), `form` takes the difference of two rewards in
-place of the reward itself (6b, 6d), `architecture` takes other networks (6c), and `long-sparse` asks how long chance
-alone would need (Fig. 8).
-"""
-
-# %%
-ARCHITECTURES = {  # name -> the command that trains it
-    "hold_r-1frame": ("02_hold_r.py", "--history", "1"), "hold_r-3frames": ("02_hold_r.py",),
-    "hold_r-vivit": ("02_hold_r.py", "--network", "vivit_tiny"), "hold_c-resnet": ("03_hold_c.py",),
-    "hold_c-vit": ("03_hold_c.py", "--network", "vit_tiny_patch16_224")}
-
-
-def ablated_rewards(config):
-    """The rewards of one of the paper's ablations."""
-    if config.ablation == "long-sparse":
-        return [*find_reward(config, config.rewards[-1]), Reward("sparse-long", ("--distance", "none", "--steps", str(10 * config.steps)))]
-    if config.ablation == "architecture":
-        for name, (script, *flags) in ARCHITECTURES.items():
-            if not Path(f"runs/{name}/distance.pt2").is_file() and not config.dry_run:
-                run_script(script, *flags, "--out", f"runs/{name}")
-        return [Reward(name, ("--distance", f"runs/{name}/distance.pt2")) for name in ARCHITECTURES]
-    (name, flags), *_ = find_reward(config, config.rewards[-1])
-    scaled = [Reward(f"{name}-T{factor:g}", (*flags, "--scale-factor", f"{factor:g}")) for factor in (0.1, 0.3, 3)]
-    if config.ablation == "scale":
-        return [Reward(name, flags), *scaled]
-    other = Reward(f"{name}-instantaneous", (*flags, "--form", "instantaneous"))
-    return [Reward(name, flags), scaled[0], other, Reward(f"{other.name}-T0.1", (*other.flags, *scaled[0].flags[-2:]))]
-
-
-def list_rewards(config):
-    """The rows of this comparison."""
-    if config.ablation:
-        return ablated_rewards(config)
-    rewards = []
-    for name in config.rewards:
-        only = ("--sparse-weight", "0") if name.endswith("-only") else ()
-        found = find_reward(config, name.removesuffix("-only"))
-        rewards += [Reward(r.name + "-only" * bool(only), r.flags + only) for r in found]
-    return rewards
-
-
-# %%
-class Job(NamedTuple):
-    """One run of 05_sac.py."""
-
-    reward: str
-    folder: Path
-    command: tuple
+Job = NamedTuple("Job", [("folder", Path), ("steps", int), ("command", tuple)])  # a run of 05_sac.py
 
 
 def list_jobs(config):
-    """All runs of a comparison, seed by seed, so that an early stop leaves a fair one."""
-    rewards, home = list_rewards(config), Path(config.out) / config.task
-    start = (sys.executable, "05_sac.py", *config.flags.split(), "--task", config.task, "--steps", str(config.steps),
-             "--height", str(config.height))
-    folders = [(r, seed, home / f"{r.name}-seed{seed}") for seed in range(config.seeds) for r in rewards]
-    return [Job(r.name, folder, (*start, *r.flags, "--seed", str(seed), "--out", str(folder))) for r, seed, folder in folders]
+    """All runs of a comparison, seed by seed: an early stop is fair. UserError for unknown rewards."""
+    rewards = FIGURES[config.figure].split() if config.figure else list(config.rewards)
+    if unknown := [name for name in rewards if name not in REWARDS]:
+        raise UserError(f"there is no reward {unknown[0]!r}; choose among {' '.join(REWARDS)}")
+    if len(rewards) > 1 and "r3m" in rewards and not Path(config.r3m).is_file():
+        print("r3m is left out:", R3M_ABSENT.format(config.r3m))
+        rewards.remove("r3m")
+    script, jobs = str(Path(common.__file__).with_name("05_sac.py")), []
+    for k, reward in itertools.product(range(config.seeds), rewards):
+        folder = Path(config.out, config.task, f"{reward}-seed{k}")
+        steps = (config.steps or STEPS[config.task]) * (10 if reward == "sparse-long" else 1)
+        words = f"--preset {config.agent} --task {config.task} --steps {steps} {config.flags}".split()
+        words += [*flags_of(reward, config, k), "--seed", str(k), "--out", str(folder)]
+        jobs.append(Job(folder, steps, (sys.executable, script, *words)))
+    return jobs
 
 
-def settings_of(job):
-    """The command of a run without its number of steps, which may grow."""
-    words = job.command[1:]
-    return " ".join(word for before, word in zip(("", *words), words) if "--steps" not in (before, word))
-
-
-def check_settings(jobs):
-    """Raise UserError where a run's folder holds one that another command made."""
-    for job in jobs:
-        note = job.folder / "command.txt"
-        if (job.folder / "curve.csv").is_file() and note.is_file() and note.read_text() != settings_of(job):
-            raise UserError(f"{job.folder} was made with other settings, python {note.read_text()}; give another --out")
-
-
-def last_step(job):
-    """The number of steps of a run: its last --steps."""
-    return [int(value) for flag, value in zip(job.command, job.command[1:]) if flag == "--steps"][-1]
-
-
-def is_finished(job):
-    """Does the run's curve reach its last step?"""
-    path = job.folder / "curve.csv"
-    return path.is_file() and read_csv(path)["step"][-1] >= last_step(job)
-
-
-# %% [markdown]
-r"""
-Runs are processes of their own, one on each core, and none may stray to another's: two runs that share two cores make 11 steps
-a second each, two that own one each make 28, and a single run on both makes 32. Each keeps what it prints in `log.txt`.
-Ctrl-C is passed on: a run ends its episode, saves itself, and goes on next time. One run that fails does not stop the others.
-"""
-
+def steps_done(job):
+    """Environment steps of a run that its curve shows. UserError where another command made it."""
+    curve, note = job.folder / "curve.csv", job.folder / "command.txt"
+    if not curve.is_file():
+        return 0
+    made = note.read_text() if note.is_file() else "unknown"
+    if made != " ".join(job.command[2:]):
+        raise UserError(f"{job.folder} was made with other settings ({made}); give another --out")
+    return min(job.steps, int(read_csv(curve)["step"].max()))
 
 # %%
-def start(job, cores):
-    """Start a run as a process that stays on these cores, where the system has such a notion (Linux)."""
+def start(job, core):
+    """Start a run as a process with one thread, on Linux bound to one core."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "command.txt").write_text(settings_of(job))
+    (job.folder / "command.txt").write_text(" ".join(job.command[2:]))
     with open(job.folder / "log.txt", "a") as log:
-        process = subprocess.Popen(job.command, stdout=log, stderr=log, start_new_session=True,
-                                   env={"OMP_NUM_THREADS": str(len(cores))} | os.environ)
+        alone = dict(os.environ, OMP_NUM_THREADS="1")
+        process = subprocess.Popen(job.command, stdout=log, stderr=log, env=alone)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(process.pid, cores)
+        os.sched_setaffinity(process.pid, {core})
     return process
 
 
-def run_jobs(jobs, at_once=0):
-    """Run what is not finished, `at_once` at a time. Raises UserError, with the run's last line, where one failed."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
-    at_once = at_once or len(cores)
-    shares = [cores[i % len(cores) :: at_once] for i in range(at_once)]  # which cores each of them owns
-    todo, running, failed = [job for job in jobs if not is_finished(job)], {}, []
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="runs")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us by `kill` stops the runs too
+def run_jobs(jobs, cores=0, draw=lambda: None):
+    """Run what is not finished, `draw` when a curve grows; in the end, UserError where a run has failed."""
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
+    free = [own[i % len(own)] for i in range(cores or len(own))]
+    todo = [job for job in jobs if steps_done(job) < job.steps]
+    running, failed = {}, []
+    bar = tqdm(total=sum(job.steps for job in jobs), initial=sum(map(steps_done, jobs)), unit="step")
     try:
         while todo or running:
-            while todo and shares:
-                job, share = todo.pop(0), shares.pop(0)
-                running[job] = start(job, share), share
-            for job in [job for job, (process, _) in running.items() if process.poll() is not None]:
-                process, share = running.pop(job)
-                shares.append(share)
+            while todo and free:
+                core, job = free.pop(0), todo.pop(0)
+                running[start(job, core)] = job, core
+            time.sleep(0.3)
+            for process in [process for process in running if process.poll() is not None]:
+                job, core = running.pop(process)
+                free.append(core)
                 failed += [job] * (process.returncode != 0)
-                bar.update()
-            time.sleep(0.2)
+            done = sum(map(steps_done, jobs))
+            if done > bar.n:
+                bar.update(done - bar.n)
+                draw()
     finally:
-        for process, _ in running.values():
-            process.send_signal(signal.SIGINT)
-        for process, _ in running.values():
+        for process in running:
+            process.terminate()
             process.wait()
-        signal.signal(signal.SIGTERM, before)
     if failed:
-        last = (failed[0].folder / "log.txt").read_text().strip().splitlines()[-1:] or [""]
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, {failed[0].folder} with: {last[0]}")
-
+        last = (failed[0].folder / "log.txt").read_text().strip().splitlines()[-1:]
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, {failed[0].folder} with: {''.join(last)}")
 
 # %% [markdown]
 r"""
-## What to compare
+## Curves people trust
 
-The paper compares *when*, not only *how high*: how many steps one method needs to a level, over the steps of another.
-`05_sac.py --plot` computes it, with intervals over seeds, and writes what it finds as CSV files; we only read them. The
-levels are the paper's: a return of 80 on pushing, of 145 on drawer_open (how many steps the task is in its done state), a
-success of 0.9 on the others. These others always start in the same state, so that a policy without noise plays one
-single episode, and its success is a coin that falls anew at each evaluation. `# ours:` we read the success of the
-latest 20 training episodes there. The demonstrations of TCN count as one kind, each a stratum.
+Two runs that differ in nothing but the seed may differ more than two methods do. So a *kind* of run is
+trained with $S$ seeds, and told by the mean with its standard error $\hat\sigma / \sqrt S$, as in the paper,
+and by the **interquartile mean** (IQM; Agarwal et al., 2021), without the best and the worst quarter of the
+runs. One run that never starts pulls the mean of five down by a fifth, and the IQM hardly at all. How sure is
+it? Draw $S$ of the $S$ runs with replacement, compute the number again, 2,000 times, and give the middle 95%:
+the *bootstrap*. Names tell kind and seed, `<kind>-seed<k>/curve.csv` or `<kind>-seed<k>.csv`.
 """
 
+# %%
+def kind_of(path):
+    """(kind, seed) by a curve's file name, or by its folder's."""
+    name = Path(path).parent.name if Path(path).name == "curve.csv" else Path(path).stem
+    kind, found, seeds = name.rpartition("-seed")  # -seed0-2: a file of three, with a column seed
+    return (kind, int(seeds.split("-")[0])) if found else (name, 0)
+
+
+def read_curves(paths, column):
+    """Read files or a task's folder: {kind: [(steps (K,), values (K,)) without nan]}; UserError: no curve."""
+    if isinstance(paths, Path):
+        paths = sorted([*paths.glob("*-seed*/curve.csv"), *paths.glob("*-seed*.csv")])
+    kinds = {}
+    for path in paths:
+        (kind, seed), table = kind_of(path), read_csv(path)
+        if "step" not in table:
+            raise UserError(f"{path} has no column step; give curves that 05_sac.py writes")
+        values = table.get(column, np.full(len(table["step"]), np.nan))
+        seeds = table.get("seed", np.full(len(values), seed))
+        for seed in np.unique(seeds):
+            rows, runs = (seeds == seed) & ~np.isnan(values), kinds.setdefault(kind, {})
+            if seed in runs:
+                raise UserError(f"{path} is the second file with seed {seed:g} of {kind}; choose one")
+            runs[seed] = table["step"][rows], values[rows]
+    return {kind: own for kind, runs in kinds.items() if (own := [r for r in runs.values() if len(r[0])])}
 
 # %%
-MEASURE = {"pushing": ("return", 80), "drawer_open": ("return", 145), "close_drawer": ("train_success", 0.9),
-           "cup_forward": ("train_success", 0.9), "faucet_right": ("train_success", 0.9)}
-POOL = r"(?<=^tcn)\d+"  # tcn0, tcn1 and tcn2 are one kind, tcn
+def interval(statistic, *groups, draws=2000):
+    """Bootstrap: middle 95% of a statistic of groups of runs (S, ...), drawn anew; nan for a single run."""
+    rng = np.random.default_rng(0)
+    drawn = statistic(*(group[rng.integers(len(group), size=(draws, len(group)))] for group in groups))
+    return np.quantile(drawn, (0.025, 0.975), 0) + (0 if min(map(len, groups)) > 1 else np.nan)
 
 
-def compare_runs(folder, threshold=0):
-    """Let 05 compare the runs below a task's folder: curves.csv, table.csv, speedups.csv and curves.png."""
-    column, level = MEASURE[folder.name]
-    run_script("05_sac.py", "--plot", folder / "*-seed*" / "curve.csv", "--column", column, "--threshold", threshold or level,
-               "--pool", POOL, "--out", folder)
+def summary(runs, steps):
+    """Of runs at steps (K,): {"mean", "error", "iqm", "low", "high"}, each (K,)."""
+    values = np.stack([np.interp(steps, *run) for run in runs])  # (S, K)
+    error = values.std(0, ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else np.full(len(steps), np.nan)
+    low, high = interval(lambda drawn: trim_mean(drawn, 0.25, axis=1), values)
+    return {"mean": values.mean(0), "error": error, "iqm": trim_mean(values, 0.25), "low": low, "high": high}
 
 
-def read_rows(path):
-    """The rows of a CSV file, each a dict; none where there is no file."""
-    table = read_csv(path) if path.is_file() else {}
-    return [dict(zip(table, row)) for row in zip(*table.values())]
+toy = summary([([1], [end]) for end in (0, 6, 7, 8, 99)], steps=[1])  # the mean follows the last run
+assert toy["mean"] == 24 and toy["low"] < toy["iqm"] == 7 < toy["high"]
+toy
 
+# %% [markdown]
+r"""
+The paper compares *when*, not only *how high*: "10 times as fast" is the steps that one method needs to a
+level, over the other's. With $n_i(\theta)$ the first step at which run $i$ reaches the level $\theta$,
+
+$$\text{speed-up} = \text{mean}_i\, n_i^\text{slow}(\theta) \,/\, \text{mean}_j\, n_j^\text{fast}(\theta) ,$$
+
+with the interval from seeds drawn anew on both sides. A run that never arrives is *censored*: it counts with
+the last step of its kind, and nothing on either side with more. So such runs make a ratio too small on the
+slow side, too large on the fast side. If none arrives, it is `nan`.
+"""
 
 # %%
-def plot_comparison(folder, names):
-    """Mean over seeds with its standard error, a line per reward (paper Figs. 3 to 5). Returns the figure."""
-    table, (figure, axis) = read_csv(folder / "curves.csv"), plt.subplots(figsize=(7, 3.6))
-    for name in names:
-        step, mean, error = (table[column][table["kind"] == name] for column in ("step", "mean", "error"))
-        axis.plot(step, mean, label=name)
-        axis.fill_between(step, mean - error, mean + error, alpha=0.15, lw=0)
-    axis.set(xlabel="environment steps", ylabel=MEASURE[folder.name][0], title=folder.name)
-    axis.legend(title="reward", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+def arrivals(runs, level):
+    """(first step at which each run reaches a level (S,), inf for never; the last step that all have)."""
+    first = []
+    for steps, values in runs:
+        k = np.argmax(values >= level)
+        two = slice(max(0, k - 1), k + 1)  # on the straight line between two numbers
+        first.append(np.interp(level, values[two], steps[two]) if values[k] >= level else np.inf)
+    return np.array(first), min(steps[-1] for steps, _ in runs)
+
+
+def speed_up(slow, fast, level):
+    """How many times fewer steps the runs `fast` need than the runs `slow`: (ratio, low, high)."""
+    (slow, slow_end), (fast, fast_end) = arrivals(slow, level), arrivals(fast, level)
+    end = min(slow_end if np.isinf(slow).any() else np.inf, fast_end if np.isinf(fast).any() else np.inf)
+    if min(slow.min(), fast.min()) >= end:
+        return np.nan, np.nan, np.nan
+    slow, fast = np.minimum(slow, end), np.minimum(fast, end)
+    low, high = interval(lambda slow, fast: slow.mean(1) / fast.mean(1), slow, fast)
+    return float(slow.mean() / fast.mean()), float(low), float(high)
+
+
+speed_up([(np.arange(9), np.arange(9))] * 2, [(np.arange(9), 2 * np.arange(9))] * 2, level=6)  # twice as fast
+
+# %% [markdown]
+r"""
+**The rule**, fixed before any run. Two levels: half of the latest 20 *training* episodes succeed, and what
+the paper names (a return of 80 on pushing, 145 on drawer open; elsewhere none: .9). A statement about
+speed *holds*, or *does not hold*, where both sides have five seeds and the interval excludes 1; else it is
+*undecided*. Why training episodes: four tasks always start alike, so a policy without noise plays one single
+episode, and its success is a coin that falls anew at each evaluation.
+"""
+
+# %%
+SEEDS = 5
+LEVELS = {task: [("train_success", 0.5), ("train_success", 0.9)] for task in STEPS}
+LEVELS["pushing"][1], LEVELS["drawer_open"][1] = ("return", 80), ("return", 145)
+
+
+def verdict(low, high, seeds):
+    """What may be said of a speed-up with this interval and at least so many seeds on each side."""
+    if seeds < SEEDS or not (low > 1 or high < 1):
+        return "undecided"
+    return "holds" if low > 1 else "does not hold"
+
+
+def compare_two(curves, slower, faster, column, level):
+    """A row of speedups.csv: how many times as fast one kind in `curves` is as another, and the verdict."""
+    ratio, low, high = speed_up(curves[slower], curves[faster], level)
+    told = verdict(low, high, min(len(curves[slower]), len(curves[faster])))
+    first = {kind: arrivals(curves[kind], level)[0] for kind in (slower, faster)}
+    runs = "; ".join(kind + "".join(f" {n:.0f}" for n in found) for kind, found in first.items())
+    return {"slower": slower, "faster": faster, "column": column, "level": level, "ratio": ratio, "low": low,
+            "high": high, "verdict": told, "runs": runs.replace("inf", "never")}
+
+# %%
+def plot_curves(panels):
+    """An axis for each {title: (curves, column, level)}: mean, standard error, and few runs one by one."""
+    figure, axes = plt.subplots(1, len(panels) or 1, figsize=(1.5 + 3.5 * len(panels), 3), squeeze=False)
+    for axis, (title, (curves, column, level)) in zip(axes[0], panels.items()):
+        for color, (kind, runs) in enumerate(curves.items()):
+            steps = min((steps for steps, _ in runs), key=lambda steps: steps[-1])
+            mean, error, *_ = summary(runs, steps).values()
+            axis.plot(steps, mean, f"C{color}.-", label=f"{kind} ({len(runs)})")
+            axis.fill_between(steps, mean - error, mean + error, alpha=0.2, lw=0, color=f"C{color}")
+            axis.plot(*itertools.chain(*runs * (len(runs) < SEEDS)), color=f"C{color}", lw=0.5, alpha=0.6)
+        axis.axhline(level, color="grey", lw=0.8, ls=":")
+        axis.set(xlabel="environment steps", ylabel=column, title=title)
+        axis.legend(fontsize=6, title="kind (seeds)")
     return figure
 
+
+def paper_figure(number, home, tasks=tuple(LEVELS)):
+    """A figure of the paper from the curves below `home`, an axis for each of `tasks` with runs."""
+    panels = {}
+    for task in tasks:
+        curves = read_curves(Path(home, task), LEVELS[task][1][0])
+        if own := {kind: curves[kind] for kind in FIGURES[number].split() if kind in curves}:
+            panels[task] = own, *LEVELS[task][1]
+    return plot_curves(panels)
+
+
+ASSETS = Path(common.__file__).with_name("assets")  # of few seeds and an earlier 05, see its RESULTS.md
+if trains and ASSETS.is_dir():
+    for number, tasks in (("3", ("pushing",)), ("4", EASY), ("6d", ("close_drawer",))):
+        show(paper_figure(number, ASSETS, tasks), f"{config.out}/figure{number}.png")
 
 # %% [markdown]
 r"""
 ## The paper's claims
 
-Each claim about speed is one line of this table: where the paper shows it, the method said to be faster, the one said
-to be slower (the first of these that was run). It is judged on every task whose runs are there. The verdict is the
-interval's: *holds* if all of it lies above 1, *does not hold* if all of it lies below, *undecided* if 1 is inside or if
-neither arrives, *not tested* if a run is missing. One claim is ours: R3M's weights may be out of reach, an untrained
-network never is. The paper's tenth claim is not about policies: `04_eval_human.py` tests it.
+Nine statements about policies: the tasks of the paper's figure, the reward said to be faster, the one said to
+be slower (the first that was run). One is ours: an untrained network is never out of reach. One is that
+scores on human video do not predict the robot; no interval shows a correlation to be zero: it can but fall.
 """
 
 # %%
-CLAIMS = [
-    ("HOLD-C + sparse beats sparse (10x and over 18x)", "pushing drawer_open", "hold_c", "sparse"),
+CLAIMS = [  # claim, the paper's tasks, faster, slower
+    ("HOLD-C + sparse beats sparse (10x, drawer 18x)", "pushing drawer_open", "hold_c", "sparse"),
     ("HOLD-C beats HOLD-R", "pushing", "hold_c", "hold_r"),
     ("The task is learned without sparse reward", "close_drawer", "hold_c-only", ""),
     ("HOLD-C beats TCN", "pushing", "hold_c", "tcn or tcn-robot"),
     ("HOLD-C beats R3M or frozen features", "pushing", "hold_c", "r3m or frozen"),
-    ("HOLD-C beats an untrained network (ours)", "pushing", "hold_c", "untrained"),
-    ("Pixel L2 is slower than HOLD-C", "pushing", "hold_c", "pixels"),
+    ("HOLD-C beats pixel L2", "pushing", "hold_c", "pixels"),
     ("Cumulative beats instantaneous", "pushing", "hold_c", "hold_c-instantaneous"),
-    ("T a tenth as large does worse (Fig. 6a)", "pushing", "hold_c", "hold_c-T0.1"),
-]
+    ("T beats a tenth of it", "pushing", "hold_c", "hold_c-T0.1"),
+    ("HOLD-C beats its network untrained (ours)", "pushing", "hold_c", "untrained")]
 
 
-def judge(folder, faster, slower):
-    """(verdict, what was measured) for one claim on one task, from what 05 wrote there."""
-    kinds = {row["kind"]: row for row in read_rows(folder / "table.csv")}
-    found = [name for name in slower.split(" or ") if name in kinds]
-    if faster not in kinds or (slower and not found):
+def judge(curves, faster, slower, column, level):
+    """(verdict, what was measured) of one claim at one level, from the curves of one task."""
+    others = [name for name in slower.split(" or ") if name in curves]
+    if faster not in curves or (slower and not others):
         return "not tested", ""
-    if not slower:
-        share, seeds = kinds[faster]["learned"], kinds[faster]["seeds"]
-        return ("holds" if share == 1 else "does not hold" if share == 0 else "undecided"), f"{share:.0%} of {seeds:.0f} seeds"
-    (pair,) = [row for row in read_rows(folder / "speedups.csv") if (row["slower"], row["faster"]) == (found[0], faster)]
-    if math.isnan(pair["ratio"]):
-        return "undecided", f"neither {faster} nor {found[0]} arrives while both run"
-    verdict = "holds" if pair["low"] > 1 else "does not hold" if pair["high"] < 1 else "undecided"
-    spread = "one seed: no interval" if math.isnan(pair["low"]) else "{low:.2g} to {high:.2g}".format(**pair)
-    return verdict, f"{pair['ratio']:.2g}x {found[0]} ({spread})"
+    if slower:
+        row = compare_two(curves, others[0], faster, column, level)
+        told = "{ratio:.2g} ({low:.2g} to {high:.2g}): {runs}".format(**row)
+        return row["verdict"], told.removeprefix("nan (nan to nan): ")
+    found = np.isfinite(arrivals(curves[faster], level)[0])
+    share = found.mean() if len(found) >= SEEDS else 0.5
+    told = {1: "holds", 0: "does not hold"}.get(share, "undecided")
+    return told, f"{found.sum()} of {len(found)} runs arrive"
 
 
 def claims_table(folder):
-    """A row for each claim and task: the paper's, and those whose runs below `folder` can judge it."""
+    """A row for each claim, task and level: on the paper's tasks always, on others where there are runs."""
     rows = []
-    for claim, paper, faster, slower in CLAIMS:
-        for task in MEASURE:
-            verdict, measured = judge(Path(folder) / task, faster, slower)
-            if task in paper.split() or verdict != "not tested":
-                rows.append({"claim": claim, "paper_task": paper, "task": task, "verdict": verdict, "measured": measured})
+    for (claim, tasks, *sides), task in itertools.product(CLAIMS, LEVELS):
+        for column, level in LEVELS[task]:
+            told = judge(read_curves(Path(folder, task), column), *sides, column, level)
+            if task in tasks or told[0] != "not tested":
+                rows.append((claim, task, column, level, *told))
+    if (path := ASSETS / "predicts_the_robot.csv").is_file():  # its first row: Spearman there and here
+        rho, low, high, n = (read_csv(path)[name][0] for name in ("rho", "low", "high", "files"))
+        rows.append(("Scores on human video do not predict the robot", "all", "", "",
+                     "undecided" if low <= 0 <= high else "does not hold",
+                     f"rank correlation {rho:.2f} ({low:.2f} to {high:.2f}) over {n:.0f} distance files"))
+    return [dict(zip(("claim", "task", "column", "level", "verdict", "measured"), row)) for row in rows]
+
+
+if trains:
+    print(*("{verdict}: {claim}, {task}, {column} {level}: {measured}".format(**row)
+            for row in claims_table(ASSETS) if row["measured"]), sep="\n")
+
+# %%
+def compare(paths, levels, folder, update=False):
+    """Write table.csv, speedups.csv (of two kinds or more) and curves.png; returns the table's rows."""
+    read, scales = {level: read_curves(paths, level[0]) for level in levels}, read_curves(paths, "T")
+    if not all(read.values()):
+        raise UserError(f"no curve, or none with numbers in {levels[-1][0]}; give other files or --column")
+    rows, pairs = [], []
+    for (column, level), curves in read.items():
+        end = min(arrivals(runs, level)[1] for runs in curves.values())  # the last step that all have
+        for kind, runs in curves.items():
+            numbers = {name: float(number[0]) for name, number in summary(runs, [end]).items()}
+            rows.append({"kind": kind, "seeds": len(runs), "column": column, "level": level, "step": end,
+                         **numbers, "arrived": int(np.isfinite(arrivals(runs, level)[0]).sum()),
+                         "T": np.mean([T[-1] for _, T in scales.get(kind, [(0, [np.nan])])])})
+        pairs += [compare_two(curves, *pair, column, level) for pair in itertools.permutations(curves, 2)]
+    write_csv(Path(folder, "table.csv"), rows)
+    if pairs:
+        write_csv(Path(folder, "speedups.csv"), pairs)
+    figure = plot_curves({f"level {level[1]:g}": (curves, *level) for level, curves in read.items()})
+    show(figure, f"{folder}/curves.png", update)
     return rows
 
 
-# %% [markdown]
-r"""
-## Run, or say what would run
-"""
+if trains:
+    home, drawn = Path(config.out, config.task), []
+    jobs = list_jobs(config)
+    for job in [job for job in jobs if steps_done(job) < job.steps]:
+        make_files(*kind_of(job.folder / "curve.csv"), config)
+    run_jobs(jobs, config.cores, lambda: drawn.append(compare(home, LEVELS[config.task], home, bool(drawn))))
 
 # %%
-if __name__ == "__main__":
-    config = parse_config(Config)
-    plot_style()
-    jobs, problem = [] if config.film else list_jobs(config), None
-    check_settings(jobs)
-    if config.film:
-        names = [name.removesuffix("-only") for name in config.rewards]
-        list(map(check_name, names))
-        names = dict.fromkeys(name.removesuffix("-robot") for name in names if name not in ("sparse", "oracle"))
-        distances = {name: load_distance(make_file(config, name)) for name in names}
-        with write_whole(Path(config.out) / "film.png") as draft:
-            film_figure(read_clip(config.film)[0], distances).savefig(draft)
-    elif config.dry_run:
-        for job in jobs:
-            print("python", *job.command[1:])
-        steps = sum(last_step(job) for job in jobs if not is_finished(job))
-        print(f"{len(jobs)} runs, {steps} steps to go: about {steps / 50 / 60:.0f} minutes at the 50 steps/s of two laptop cores (batch 64; half of it with 256)")
-    else:
-        try:
-            run_jobs(jobs, config.jobs)
-        except UserError as error:  # of the others there may be a table
-            if not any((Path(config.out) / config.task).glob("*-seed*/curve.csv")):
-                raise
-            problem = error
-
-# %%
-if __name__ == "__main__" and not (config.dry_run or config.film):
-    home = Path(config.out) / config.task
-    for folder in {path.parents[1] for path in Path(config.out).glob("*/*-seed*/curve.csv") if path.parents[1].name in MEASURE}:
-        compare_runs(folder, config.threshold * (folder == home))
-    claims, names = claims_table(config.out), dict.fromkeys(re.sub(POOL, "", job.reward) for job in jobs)
-    write_csv(Path(config.out) / "claims.csv", claims)
-    with write_whole(home / "comparison.png") as draft:
-        plot_comparison(home, names).savefig(draft)
-
-# %%
-if __name__ == "__main__" and not (config.dry_run or config.film):
-    costs = {row["kind"]: "T {scale:.3g}, {minutes:.0f} minutes".format(**row) for row in read_rows(home / "table.csv")}
-    for row in read_rows(home / "speedups.csv"):
-        if row["slower"] == "sparse" and row["faster"] in names:
-            print("{faster:24} {ratio:.2g}x sparse ({low:.2g} to {high:.2g})".format(**row), costs[row["faster"]], sep=", ")
-    for row in claims:
-        print("{claim}, on {task}: {verdict} {measured}".format(**row))
-    if problem:
-        raise problem
+if trains:
+    table = compare(home, LEVELS[config.task], home)
+    write_csv(f"{config.out}/claims.csv", claims_table(config.out))
+    if config.figure:
+        show(paper_figure(config.figure, config.out), f"{config.out}/paper{config.figure}.png")
+elif __name__ == "__main__":
+    found = {path for pattern in config.plot for path in glob(pattern, recursive=True)}
+    table = compare(sorted(found), [(config.column, config.level)], config.out)
+for row in table:
+    print("{kind}: {column} {mean:.2f} +- {error:.2f}, IQM {iqm:.2f} ({low:.2f} to {high:.2f}); "
+          "{arrived} of {seeds} reach {level}; T {T:.3g}".format(**row))
 
 # %% [markdown]
 r"""
 ## What we learned
 
-- A rival is a distance file and a T. With T set by one rule for all, what differs is the distance alone.
-- TCN asks where the robot *should be now*. Whoever is late is punished on the right way, so a demonstration must fit in
-  start, crop and speed. Where it fits perfectly, as in `tcn-robot`, it is among the others on close drawer: 1.3 times
-  sparse (.8 to 2.2), HOLD-C 1.4 (.7 to 2.3), the programmer's own reward 1.6 (1.0 to 2.2). And $T$ counts: measured to the film's
-  *first* frame, which is the start itself, it was eleven times too small, and TCN 1.8 times sparse (.9 to 2.7), as HOLD-C is with a tenth of its $T$.
-- Pixels are enough while nothing but the object and the arm moves, and the arm's way to the goal is straight: 1.3 (.7 to 1.9).
-- With few seeds an interval is wide, and "undecided" is an honest verdict. Of ten rewards on close drawer, three seeds each,
-  none is faster than sparse beyond doubt (`assets/close_drawer/`; the README has the table). By
-  success at the end, one seed shows HOLD-C as the last of ten, the other two among the first.
-- On pushing, the paper's main task, a weak agent hides what the reward is worth. With 64 pictures an update neither HOLD-C (60,000 steps),
-  HOLD-R, pixels, a human film (TCN) nor sparse (10,000) passes 15% of the episodes, and one would have said that rewards do not matter.
-  With the paper's 256 HOLD-C returns 80 after 17,000 to 22,000 steps, and sparse alone never in 32,000 (`assets/pushing/`; three
-  seeds and one). Compare rewards where one of them arrives.
-- Cup and faucet decide something, and then the discount decides otherwise. With the paper's .99 HOLD-C and the sparse reward pass
-  50% 1.7 (1.02 to 2.1) and 1.8 times (1.6 to 2.0) as fast as sparse alone; with 05's .95 it is .7 (.6 to 1.1) and 1.4 (1.07 to
-  2.6), because sparse alone became faster (`assets/cup_forward/`, `assets/faucet_right/`). Whoever compares two rewards should
-  tune the agent for both.
+- TCN asks where the robot *should be now*: a demonstration must fit in start, crop and speed.
+- With few seeds "undecided" is an honest verdict, and a level chosen after a look decides what one wanted.
+- A weak agent hides what a reward is worth, and so does a discount that suits one of two rewards.
 
 **Exercises.**
-1. `--rewards sparse hold_c hold_c-only`: *expect* the arm to reach the goal's pose without the sparse reward, and to stay
-   there whether or not the object came along.
-2. In `tcn_distance`, set `beta=0`. *Expect* a weaker pull near the goal, where $D$ is small, and worse last centimetres.
-3. `--ablation form`: *expect* the instantaneous form to be slower: it pays for coming closer, and takes it back for every
-   step away, so that standing at the goal is worth nothing.
+1. `--rewards sparse hold_c hold_c-only`: *expect* the arm to reach its goal without the sparse reward too.
+2. In `tcn_distance`, set `beta=0`. *Expect* the right curves to be rounder at the bottom: no pull near by.
+3. In `interval`, ask for the middle 50%. *Expect* verdicts that hold, and that the next five seeds overturn.
 """

@@ -1,11 +1,10 @@
-r"""The small shared remainder: what every numbered file needs and none teaches.
-
-No models, losses, environments or figures of the paper live here. Importing this file has no side effects.
-"""
+"""The small shared remainder: what every numbered file needs and none teaches."""
 
 import argparse
 import contextlib
 import csv
+import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -15,121 +14,111 @@ import subprocess
 import sys
 import typing
 import zipfile
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from av.video.reformatter import VideoReformatter
-from torch import nn
-from torch.nn import functional as F
-from tqdm.auto import tqdm
+from matplotlib import pyplot
+from scipy.stats import spearmanr
+from torch import distributed, nn
+from torchvision.transforms.v2 import functional as TF
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".gif")
-MAX_FRAMES = 1000  # of a clip; a longer video shows many actions, and would fill the memory
-CACHE_GB = 8  # room on disk for the decoded clips of one split
+MAX_FRAMES = 1000  # of a clip; a longer video would fill the memory
+MEAN_FPS = 11.84  # of SSv2 (authors' code); also for files that do not say their own
 
 
-class UserError(ValueError):
-    """Bad input, told in one line: what is wrong, where, and what to do. Commands print it without a stack trace."""
+class UserError(Exception):
+    """Bad input in one line: what is wrong, where, what to do. Commands print it without a trace."""
 
 
-# ---- Command line, seeds, files ------------------------------------------------------------------------------------
+def parse_config(cls, **changes):
+    """Fill in a `Config` dataclass from its preset, `changes`, and the command line (none in a notebook).
 
-
-def parse_config(cls):
-    """Turn a `Config` dataclass into a command line and return the filled-in config.
-
-    The trailing comment of a field is its `--help` text, and every classmethod without arguments (`paper`, `smoke`) is a
-    `--preset`. `SMOKE_TEST=1` in the environment picks `smoke`. Under a notebook kernel the command line is ignored.
-    A whole number may be 0 only where its default is 0 or its help says what 0 means, and no number may be negative.
-    Raises SystemExit (argparse) for unknown flags, UserError for such numbers.
+    Comments behind fields are help, classmethods presets (`SMOKE_TEST=1`: `smoke`), "{seed}" the seed.
+    UserError for numbers below 0, or below 1 where `cls.positive` names them.
     """
     sys.excepthook = _one_line_for_users
-    presets = [name for name, value in vars(cls).items() if isinstance(value, classmethod)]
-    default = "smoke" if os.environ.get("SMOKE_TEST") == "1" else "laptop"
-    argv = [] if "kernel_launcher" in sys.argv[0] else sys.argv[1:]
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=["laptop", *presets], default=default, help="a named set of defaults")
-    chosen = first.parse_known_args(argv)[0].preset
-    config = cls() if chosen == "laptop" else getattr(cls, chosen)()
     comments = {}
-    with contextlib.suppress(OSError, TypeError):  # a class typed into a notebook has no source file, and needs no help
+    with contextlib.suppress(OSError, TypeError):  # a class typed into a notebook has no source file
         comments = dict(re.findall(r"^ +(\w+):.*?  # (.*)$", inspect.getsource(cls), re.M))
-        first.description = (inspect.getdoc(cls) or "").split("\n")[0]
-    parser = argparse.ArgumentParser(parents=[first], allow_abbrev=False, description=first.description)
-    for name, kind in typing.get_type_hints(cls).items():
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
-        text = f"{comments.get(name, '')} (default: {value})".replace("%", "%%")
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=value, help=text)
-        elif typing.get_origin(kind) is tuple:
-            parser.add_argument(flag, type=typing.get_args(kind)[0], nargs="+", default=value, help=text)
-        else:
-            choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
-            parser.add_argument(flag, type=str if choices else kind, choices=choices, default=value, help=text)
-    given = vars(parser.parse_args(argv))
-    given.pop("preset")
-    for name, value in given.items():
-        counts = type(value) is int and getattr(cls, name) > 0 and not re.search(r"(?<![\d.])0(?![\d.])", comments.get(name, "0"))
-        if isinstance(value, (int, float)) and (value < 0 or counts and value == 0):
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {'1 or more' if counts else '0 or more'}")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    presets = ["laptop"] + [name for name, value in vars(cls).items() if isinstance(value, classmethod)]
+    default = "smoke" if os.environ.get("SMOKE_TEST") == "1" else "laptop"
+    parser.add_argument("--preset", choices=presets, default=default, help="a set of defaults")
+    for field in dataclasses.fields(cls):
+        kind, parts = typing.get_origin(field.type), typing.get_args(field.type)
+        options = {"type": parts[0] if parts else field.type}
+        if field.type is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        elif kind in (typing.Literal, tuple):
+            options = {"choices": parts} if kind is typing.Literal else {**options, "nargs": "*"}
+        text = f"{comments.get(field.name, '')} (default: {field.default})".replace("%", "%%")
+        parser.add_argument("--" + field.name.replace("_", "-"), help=text, **options)
+    given = vars(parser.parse_args([] if "kernel_launcher" in sys.argv[0] else sys.argv[1:]))
+    preset = given.pop("preset")
+    os.environ["SMOKE_TEST"] = str(int(preset == "smoke"))  # for the scripts that this one starts
+    config = cls() if preset == "laptop" else getattr(cls, preset)()
+    config = dataclasses.replace(config, **{**changes, **given})
+    for name, value in vars(config).items():
+        least = int(name in getattr(cls, "positive", ()))
+        if isinstance(value, (int, float)) and not value >= least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
+        if isinstance(value, str):
+            setattr(config, name, value.replace("{seed}", str(getattr(config, "seed", 0))))
+        elif isinstance(value, list):
+            setattr(config, name, tuple(value))
+    return config
 
 
 def _one_line_for_users(kind, error, trace):
-    if issubclass(kind, UserError):
+    if issubclass(kind, KeyboardInterrupt):
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+    elif issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
-    elif issubclass(kind, KeyboardInterrupt):
-        but = " without --no-resume" * ("--no-resume" in sys.argv)
-        print(f"\nstopped; the same command{but} goes on from the last checkpoint", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
 def run_script(script, *arguments):
-    """Run another numbered file as a command, its output shown, its failure ours."""
-    command = [sys.executable, script, *map(str, arguments)]
-    print("$ python", *command[1:], flush=True)
+    """Run a numbered file beside this one as a command, smoke where this process is; its failure is ours."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
+    print("$ python", script, *command[2:], flush=True)
     if subprocess.run(command).returncode:
         raise UserError(f"{script} stopped before it was done; its message is above")
 
 
 def ensure_clips(folder):
-    """Let 01 make the stand-in clips where its own folder is missing or unfinished. UserError where another is missing."""
-    folder = Path(folder)
-    if not folder.exists() and folder not in (Path("data/standin"), Path("runs/smoke/clips")):
-        raise UserError(f"there is no folder {folder}; 'python 01_data.py --out {folder}' would make the stand-in there")
-    if not folder.exists() or (folder / "manifest.json").exists() and not (folder / "labels/labels.json").exists():
-        print(f"the clips in {folder} are missing or unfinished, so they are made first", flush=True)
+    """Let 01 make the stand-in where its folder is missing, or finish what it began, with the same flags."""
+    manifest = Path(folder) / "manifest.json"
+    if manifest.is_file() and not (Path(folder) / "labels/labels.json").is_file():
+        run_script("01_data.py", *json.loads(manifest.read_text())["flags"], "--out", folder)
+    elif not Path(folder).exists():
+        if Path(folder) not in (Path("data/standin"), Path("runs/smoke/clips")):
+            raise UserError(f"there is no folder {folder}; give --data a folder of videos")
         run_script("01_data.py", "--out", folder)
 
 
-def pick_device(name="auto"):
-    """Return the torch device called `name`; `auto` takes CUDA, then MPS, then the CPU. UserError where it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"there is no device {name!r} here ({reason}); --device cpu is always there") from None
-    return torch.device(name)
+def ensure_distance(path):
+    """Let 02 or 03 train the distance file `path` where it is missing and named as theirs, seed included."""
+    own = re.fullmatch(r"runs/(?:smoke/)?hold_([cr])-seed(\d+)/distance\.pt2", Path(path).as_posix())
+    if own and not Path(path).exists():
+        script = "02_hold_r.py" if own[1] == "r" else "03_hold_c.py"
+        run_script(script, "--seed", own[2], "--out", Path(path).parent)
 
 
 @contextlib.contextmanager
 def write_whole(path):
-    """Give a temporary path beside `path` to write to, and rename it when all went well: files appear whole or not at all."""
+    """Give a temporary path beside `path` to write to, renamed when all went well: whole files or none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the suffix, which tells video writers the format
+    draft = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the suffix, which tells writers the format
     try:
         yield draft
         os.replace(draft, path)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # torch's own errors follow the system's: a full disk
+        raise UserError(f"{path} could not be written: {error.__context__ or error}") from error
     finally:
         draft.unlink(missing_ok=True)
 
@@ -137,258 +126,223 @@ def write_whole(path):
 def write_csv(path, rows):
     """Write a list of dicts with equal keys as one CSV file."""
     with write_whole(path) as draft, open(draft, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(file).writerows([rows[0], *([row[name] for name in rows[0]] for row in rows)])
 
 
 def read_csv(path):
-    """Return the columns of a CSV file as {name: array}, floats where all entries are numbers."""
+    """Return the columns of a CSV file as {name: array}, floats where all entries are numbers or nan."""
     if not Path(path).is_file():
         raise UserError(f"there is no {path}")
     with open(path, newline="") as file:
         header, *rows = csv.reader(file)
-    columns = {name: np.array(column) for name, column in zip(header, zip(*rows))}
-    number = re.compile(r"-?(\d+\.?\d*(e[-+]?\d+)?|nan|inf)")
-    return {n: c.astype(float) if all(map(number.fullmatch, c)) else c for n, c in columns.items()}
+    columns = dict(zip(header, map(np.array, zip(*rows))))
+    for name, column in columns.items():
+        with contextlib.suppress(ValueError):
+            columns[name] = column.astype(float)
+    return columns
 
 
-def save_checkpoint(path, state):
-    """Write a dict of tensors and plain values, whole or not at all."""
+def save_run(path, config, parts, **state):
+    """Write a checkpoint: the config, the state dicts of `parts` {name: module}, and plain values."""
+    state |= {"config": dataclasses.asdict(config)}
+    state |= {name: part.state_dict() for name, part in parts.items()}
     with write_whole(path) as draft, open(draft, "wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # torch's own follows the system's, which says that the disk is full
-            raise error.__context__ or error
+        torch.save(state, file)
 
 
-def load_checkpoint(path):
-    """Read what `save_checkpoint` wrote; refuses pickled code (`weights_only=True`)."""
+def load_run(path, config, parts, free=()):
+    """Load what `save_run` wrote into `parts`, return its values; {} without a file or `config.resume`."""
+    if not (config.resume and Path(path).exists()):
+        return {}
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # no pickled code
     except Exception as error:
-        raise UserError(f"{path} is not a checkpoint of this project, or is cut short; delete it to start anew") from error
+        raise UserError(f"{path} is not a checkpoint, or is cut short; delete it to start anew") from error
+    before, free = state.pop("config"), ("device", "out", "resume", "workers", *free)
+    if new := [k for k, v in dataclasses.asdict(config).items() if k not in free and before.get(k) != v]:
+        raise UserError(f"{path} has another {', '.join(new)}; give another --out or --no-resume")
+    for name, part in parts.items():
+        part.load_state_dict(state.pop(name))
+    print(f"{path}: going on from step {state['step']} of {config.steps}", flush=True)
+    return state
 
 
-# ---- Video ---------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _video(path):
-    """Open the first video track of a file; whatever is wrong with the file becomes one line that names it."""
+def pick_device(name="auto"):
+    """Return the torch device called `name`; `auto` takes an accelerator (CUDA, MPS) where there is one."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        with av.open(str(path)) as file:
-            stream = file.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield file, stream
-    except IndexError as error:
-        raise UserError(f"{path} has no video track; replace or remove it") from error
-    except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{path} is not a readable video ({error.strerror}); replace or remove it") from error
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"there is no device {name!r} here; --device cpu is always there") from None
 
 
-def _check_times(path, file, stream, times):
-    """Average frame rate of frames shown at `times`, in ticks. Raises UserError for files that are empty, long or cut."""
-    if not times:
-        raise UserError(f"{path} holds no frames; replace or remove it")
-    if len(times) > MAX_FRAMES:
-        raise UserError(f"{path} has more than {MAX_FRAMES} frames; cut it into clips that show one action each")
-    span, header = float((max(times) - min(times)) * stream.time_base), float(stream.average_rate or 0)
-    mean = (len(times) - 1) / span if span else header
-    fps = header if abs(header - mean) <= 0.02 * mean else mean  # files round times; a variable rate has a mean only
-    promised = float(stream.duration * stream.time_base) if stream.duration else (file.duration or 0) / av.time_base
-    if span and span + 1 / fps < 0.9 * promised:
-        raise UserError(f"{path} is cut short, after {span:.1f} of {promised:.1f} seconds; replace or remove it")
-    return fps
+def join_processes(name):
+    """(rank, world size, device) of this process under `torchrun`; (0, 1, device) without."""
+    rank, world, local = (int(os.environ.get(key, 0)) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    device = pick_device(name)
+    if world > 1 and device.type == "cuda":
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group()
+    return rank, max(1, world), device
+
+
+def visited(n, clips, seed):
+    """Which of `clips` clips is the n-th visited: a fresh permutation for every pass over the data."""
+    epoch, place = divmod(n, clips)
+    return int(np.random.default_rng([seed, 1, epoch]).permutation(clips)[place])
 
 
 def read_clip(path, short_side=None):
-    """Decode a video file, upright, as phones show it.
-
-    Args:
-        path: any container FFmpeg knows (webm, mp4, ...); only the first video track is read.
-        short_side: resize to this many pixels on the short side while decoding, so that memory stays small.
-    Returns:
-        (frames, fps): uint8 RGB (T, H, W, 3) and the file's own average frame rate.
-    Raises:
-        UserError: the file cannot be opened, is cut short, or holds no frame or more than MAX_FRAMES.
-    """
-    frames, times, painter = [], [], VideoReformatter()  # one for all frames is twice as fast as to_ndarray's own
-    with _video(path) as (file, stream):
-        for frame in file.decode(stream):
-            if not frames:  # a later change of size within a file is resized to the first one
-                scale = short_side / min(frame.width, frame.height) if short_side else 1
-                size, turns = (round(frame.width * scale), round(frame.height * scale)), frame.rotation // 90
-            frames.append(painter.reformat(frame, *size, "rgb24", interpolation="AREA").to_ndarray())
-            times.append(frame.pts or 0)
-            if len(frames) > MAX_FRAMES:
-                break
-        fps = _check_times(path, file, stream, times)
+    """Decode a video, upright, resized to `short_side`: (uint8 RGB (T, H, W, 3), frames per second)."""
+    frames, times, painter = [], [], av.video.reformatter.VideoReformatter()  # one for all: twice as fast
+    try:
+        with av.open(str(path), metadata_errors="ignore") as file:
+            stream = file.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in file.decode(stream):
+                if not frames:  # a later change of size within a file is resized to the first one
+                    scale = short_side / min(frame.width, frame.height) if short_side else 1
+                    size = round(frame.width * scale), round(frame.height * scale)
+                    turns = frame.rotation // 90  # as phones show it
+                frames.append(painter.reformat(frame, *size, "rgb24", interpolation="AREA").to_ndarray())
+                times.append(float(frame.pts or 0) * float(stream.time_base))
+                if len(frames) > MAX_FRAMES:
+                    raise UserError(f"{path} has over {MAX_FRAMES} frames; cut it into short clips")
+            span = max(times) - min(times)  # seconds; max of nothing is a ValueError
+            fps = (len(times) - 1) / span if span > 0 else float(stream.average_rate or MEAN_FPS)
+            promised = float(stream.duration or 0) * float(stream.time_base)
+            if not promised and len(file.streams) == 1:  # with sound, a file may be longer than its pictures
+                promised = (file.duration or 0) / av.time_base
+            last = max(float(frame.duration or 0) * float(stream.time_base), 1 / fps)
+            if span and span + last < 0.9 * promised:
+                raise UserError(f"{path} is cut short, after {span:.1f} of {promised:.1f} s; replace it")
+    except (av.FFmpegError, OSError, IndexError, ValueError, ArithmeticError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "no video track, or no frames"
+        raise UserError(f"{path} is not a readable video ({reason}); replace or remove it") from error
     return np.ascontiguousarray(np.rot90(np.stack(frames), turns, (1, 2))), fps  # (T, H, W, 3)
 
 
 def write_video(path, frames, fps, crf=30):
-    """Write uint8 RGB frames (T, H, W, 3) as VP9 (.webm; `crf` 0 to 63) or H.264 (.mp4). Height and width must be even."""
-    codec, options = ("libvpx-vp9", {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"})
-    if Path(path).suffix == ".mp4":
-        codec, options = "libx264", {"crf": "18"}
+    """Write uint8 RGB (T, H, W, 3) as VP9 (.webm; `crf` 0 to 63) or H.264 (.mp4); odd sides lose a pixel."""
+    vp9, h264 = {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"}, {"crf": "18"}
+    codec, options = ("libx264", h264) if Path(path).suffix == ".mp4" else ("libvpx-vp9", vp9)
+    height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # both codecs want even sides
     with write_whole(path) as draft, av.open(str(draft), "w") as file:
-        stream = file.add_stream(codec, rate=fps, options=options)
-        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        stream = file.add_stream(codec, fps, options, height=height, width=width, pix_fmt="yuv420p")
         for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            even = np.ascontiguousarray(frame[:height, :width])
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         file.mux(stream.encode())
 
 
-def probe_clip(path):
-    """Decode the first frame and count the others by their packets, many times faster than reading the clip.
-
-    Returns (frames, height, width, fps). Raises UserError for what `read_clip` refuses, and for a single frame.
-    """
-    with _video(path) as (file, stream):
-        times, shown, stream.thread_type = [], [], "NONE"  # frames in several threads would come packets later
-        for packet in file.demux(stream):
-            times += [packet.dts if packet.pts is None else packet.pts or 0] if packet.size else []
-            shown = shown or packet.decode()
-            if len(times) > MAX_FRAMES:
-                break
-        fps = _check_times(path, file, stream, times if shown else [])
-    if len(times) < 2:
-        raise UserError(f"{path} has a single frame; replace or remove it")
-    return len(times), shown[0].height, shown[0].width, fps
+def read_labels(folder, split):
+    """The entries of a split's JSON, wherever SSv2 was unpacked to; None without one."""
+    files = [p for where in ("", "*/", "*/labels/") for p in sorted(Path(folder).glob(f"{where}*.json"))]
+    for path in [p for p in files if p.stem.removeprefix("something-something-v2-") == split]:
+        try:
+            return [entry | {"id": str(entry["id"])} for entry in json.loads(path.read_text("utf-8"))]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is broken JSON ({error}); get it again") from error
 
 
-def find_labels(folder, split):
-    """The JSON of a split, under the names and in the places that SSv2 is unpacked to; None where there is none."""
-    names = (f"{split}.json", f"something-something-v2-{split}.json")
-    found = (p for name in names for place in ("", "*/", "*/labels/") for p in sorted(Path(folder).glob(place + name)))
-    return next(found, None)
-
-
-def read_labels(path):
-    """The entries of a split's JSON, a list of dicts, each with an `id`. Raises UserError where it is none."""
-    try:
-        return [entry | {"id": str(entry["id"])} for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is broken JSON ({error}); get or make it again") from error
-
-
-def find_clips(folder, split, missing=None):
-    """List the clips of one split: by the label JSONs where there are any, else one video in ten is held out, at least one.
-
-    Args:
-        folder: SSv2's layout (`<id>.webm` anywhere below, JSONs beside or in `labels/`), or any folder of videos.
-        split: "train" or "validation", or another for which there is a JSON ("test", "controls").
-        missing: a list, which takes `<folder>/<id>.webm` for each id of the JSON that has no video.
-    Raises:
-        UserError: no video below the folder, no such split, or a broken JSON.
-    """
-    folder, labels = Path(folder), find_labels(folder, split)
-    videos = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*"))
-              if p.suffix.lower() in VIDEO_SUFFIXES and p.name[0] != "." and p.is_file()}
+def find_clips(folder, split):
+    """List the clips of a split: of SSv2 by its JSONs, else by a hash that holds out one video in ten."""
+    folder, labels = Path(folder), read_labels(folder, split)
+    videos = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))
+              if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "." and path.is_file()}
     if not videos:
-        raise UserError(f"there is no video in {folder}; make the stand-in clips with: python 01_data.py --out {folder}")
-    if labels:
+        raise UserError(f"there is no video in {folder}; to make some: python 01_data.py --out {folder}")
+    if labels is not None:
         by_id = {p.stem: p for name, p in reversed(videos.items()) if not name.startswith("demonstrations/")}
-        ids = [entry["id"] for entry in read_labels(labels)]
-        if missing is not None:
-            missing += [folder / f"{i}.webm" for i in ids if i not in by_id]
-        return [by_id[i] for i in ids if i in by_id]
-    if split not in ("train", "validation") or any(find_labels(folder, s) for s in ("train", "validation", "test")):
-        raise UserError(f"there is no {split}.json in {folder} or {folder}/labels; put it beside the other label files")
+        if missing := [entry["id"] for entry in labels if entry["id"] not in by_id]:
+            print(f"{len(missing)} of {len(labels)} clips of {split} are missing, first {missing[0]}.webm")
+        return [by_id[entry["id"]] for entry in labels if entry["id"] in by_id]
+    if split not in ("train", "validation") or any(read_labels(folder, s) for s in ("train", "validation")):
+        raise UserError(f"there is no {split}.json in {folder}; put it beside the others")
     rank = {name: int(hashlib.sha1(name.encode()).hexdigest(), 16) for name in videos}
     held_out = {name for name in videos if rank[name] % 10 == 0} or {min(videos, key=rank.get)}
-    return [p for name, p in videos.items() if (name in held_out) == (split == "validation")]
-
-
-def survey(folder, paths, limit=0):
-    """Probe each file once and remember what was seen, in `<folder>/.clips.json`, for as long as the file is the same.
-
-    Stops after `limit` clips that can be used. Returns {path: facts}: `key` (a hash of name, size and time of the last
-    change) and either `frames`, `height`, `width` and `fps`, or `fault`, the reason why the clip cannot be used.
-    """
-    index, known, seen, usable = Path(folder) / ".clips.json", {}, {}, 0
-    with contextlib.suppress(OSError, ValueError):
-        known = dict(json.loads(index.read_text()))
-
-    def look(path):
-        stat, name = path.stat(), path.relative_to(folder).as_posix()
-        key, old = hashlib.sha1(f"{name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:20], known.get(name, {})
-        if old.get("key") == key:
-            return old
-        for stale in Path(folder).glob(f".cache-*/{old['key']}.npy") if old else ():
-            stale.unlink(missing_ok=True)
-        try:
-            facts = dict(zip(("frames", "height", "width", "fps"), probe_clip(path)))
-        except UserError as error:
-            facts = {"fault": str(error).removeprefix(f"{path} ")}
-        known[name] = {"key": key, **facts}
-        return known[name]
-
-    before, pool = known.copy(), ThreadPoolExecutor(os.cpu_count())  # FFmpeg works outside the GIL
-    try:
-        for path, facts in zip(paths, tqdm(pool.map(look, paths), "looking at clips", len(paths), delay=2)):
-            seen[path], usable = facts, usable + ("fault" not in facts)
-            if limit and usable == limit:
-                break
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if known != before:
-            with contextlib.suppress(UserError, OSError), write_whole(index) as draft:  # a folder may be for reading only
-                draft.write_text(json.dumps(known))
-    return seen
+    return [path for name, path in videos.items() if (name in held_out) == (split == "validation")]
 
 
 class ClipSet(torch.utils.data.Dataset):
-    """The clips of one split that can be used. Item i is (frames uint8 (T, H, W, 3), fps), resized while decoding.
+    """The clips of one split. Item i is (frames uint8 (T, H, W, 3), fps); small ones are kept in memory.
 
-    Files that cannot be used are left out from the start; `bad` says why. With `cache`, a clip that was decoded once is
-    kept in `<folder>/.cache-<short_side>/`, as long as there is room in CACHE_GB, and from then on read from there; it is
-    made anew when its video changes.
+    Clips in bad.csv (see `01_data.py --check`) are left out; for another unreadable one the next steps in.
     """
 
-    def __init__(self, folder, split, short_side, limit=0, cache=True):
-        self.short_side, missing = short_side, []
-        seen = survey(folder, find_clips(folder, split, missing), limit)
-        self.bad = [f"{path} is missing, and listed for {split}" for path in missing]
-        self.bad += [f"{path} {facts['fault']}" for path, facts in seen.items() if "fault" in facts]
-        if self.bad:
-            print(f"left out {len(self.bad)} clips, the first because {self.bad[0]}")
-        good = {path: facts for path, facts in seen.items() if "fault" not in facts}
-        if not good:
-            raise UserError(f"no usable clip of split {split} in {folder}" + "".join(f"; {reason}" for reason in self.bad[:1]))
-        self.paths, self.fps = list(good), [facts["fps"] for facts in good.values()]
-        shapes = np.array([(f["frames"], f["height"], f["width"]) for f in good.values()])  # (N, 3)
-        size = 3 * shapes[:, 0] * short_side**2 * shapes[:, 1:].max(1) / shapes[:, 1:].min(1)  # bytes (N,)
-        self.fits = np.cumsum(size) <= CACHE_GB * 1e9 * cache  # which clips have room, the same in all processes
-        self.files = [Path(folder) / f".cache-{short_side}" / f"{facts['key']}.npy" for facts in good.values()]
+    def __init__(self, folder, split, short_side, limit=0):
+        bad = Path(folder) / "bad.csv"
+        names = read_csv(bad).get("path", ()) if bad.is_file() else ()
+        paths = [p for p in find_clips(folder, split) if p.relative_to(folder).as_posix() not in names]
+        if not paths:
+            raise UserError(f"no usable clip of split {split} in {folder}; add clips, or see {bad}")
+        self.paths, self.short_side, self.told = paths[: limit or None], short_side, set()
+        self.read = functools.lru_cache(1000)(read_clip) if short_side < 100 else read_clip  # 1 GB at most
 
     def __len__(self):
         return len(self.paths)
 
-    def _read(self, i):
-        if self.fits[i]:
-            with contextlib.suppress(OSError, ValueError, EOFError):
-                return np.load(self.files[i]), self.fps[i]
-        frames, _ = read_clip(self.paths[i], self.short_side)
-        if self.fits[i]:
-            with contextlib.suppress(UserError, OSError), write_whole(self.files[i]) as draft:
-                np.save(draft, frames)
-        return frames, self.fps[i]
-
     def __getitem__(self, index):
         first = range(len(self))[index]
         for i in range(first, first + min(len(self), 100)):
+            path = self.paths[i % len(self)]
             try:
-                return self._read(i % len(self))
-            except UserError as error:  # its first frame was well; the next clip takes its place
-                if str(error) not in self.bad:
-                    print(f"left out: {error}")
-                    self.bad.append(str(error))
-        raise UserError(f"100 clips in a row cannot be read, the last because {self.bad[-1]}")
+                frames, fps = self.read(path, self.short_side)
+                if len(frames) > 1:
+                    return frames, fps
+                raise UserError(f"{path} has a single frame; replace or remove it")
+            except UserError as error:
+                if path not in self.told:
+                    print(f"left out: {error}", flush=True)
+                self.told.add(path)
+        raise UserError(f"{self.paths[first]} and the clips after it cannot be read")
 
 
-# ---- The distance file ---------------------------------------------------------------------------------------------
+RANDAUGMENT = {  # authors' code: scenic's, at magnitude 20, on one tall picture uint8 (3, T * H, W)
+    "identity, posterize, solarize": lambda x: x,  # posterize to 8 bits, solarize above 512
+    "autocontrast": TF.autocontrast,
+    "equalize": TF.equalize,
+    "invert": TF.invert,
+    "color": lambda x: TF.adjust_saturation(x, 3.7),
+    "contrast": lambda x: TF.adjust_contrast(x, 3.7),  # ours: about the mean grey; authors' code: about white
+    "brightness": lambda x: TF.adjust_brightness(x, 3.7),
+    "sharpness": lambda x: TF.adjust_sharpness(x, 3.7),
+    "solarize-add": lambda x: torch.where(x < 128, (x.int() + 220).clamp(max=255).byte(), x),
+    "cutout": None,  # one black box for all frames, in `augment_steps`
+}
+
+
+def augment_steps(clip, size, kind, rng):
+    """Yield (name, clip) after each step of `augment`; 01_data.py explains them."""
+    scale = 9 / 8 * size / min(clip.shape[-2:])  # short side 288 for a crop of 256
+    H, W = (max(size, round(side * scale * rng.uniform(0.9, 1.33))) for side in clip.shape[-2:])
+    yield "stretch", (clip := TF.resize(clip, [H, W], antialias=True))
+    top, left = rng.integers(H - size + 1), rng.integers(W - size + 1)
+    yield "crop", (clip := TF.crop(clip, top, left, size, size).contiguous())
+    yield "flip", (clip := TF.horizontal_flip(clip) if rng.random() < 0.5 else clip)
+    if kind == "light":  # ours: what helps most for the least work
+        brightness, contrast, saturation = rng.uniform(0.6, 1.4, 3)
+        clip = TF.adjust_contrast(TF.adjust_saturation(clip, saturation), contrast)
+        yield "colour", (clip := TF.adjust_brightness(clip, brightness))
+        yield "hue", TF.adjust_hue(clip, rng.uniform(-0.1, 0.1)) if rng.random() < 0.5 else clip
+        return
+    for name in rng.choice(list(RANDAUGMENT), 2, p=[3 / 12, *[1 / 12] * 9]):
+        if name == "cutout":
+            y, x, half = rng.integers(size), rng.integers(size), round(80 / 256 * size)
+            clip = clip.clone()
+            clip[..., max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
+        else:  # statistics over the whole clip, so that colours do not flicker
+            tall = RANDAUGMENT[name](clip.transpose(0, 1).reshape(3, -1, size))  # (3, T * size, size)
+            clip = tall.view(3, -1, size, size).transpose(0, 1)
+        yield str(name), clip
+
+
+def augment(clip, size, kind, rng):
+    """Augment a clip uint8 (T, 3, H, W), all frames alike, to (T, 3, size, size); kind "light" or "paper"."""
+    return list(augment_steps(clip, size, kind, rng))[-1][1]
 
 
 class Preprocess(nn.Module):
@@ -400,102 +354,66 @@ class Preprocess(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * 255)
 
-    def forward(self, frames):
+    def forward(self, x):
         """Normalise frames. index_select instead of slices: torch.export then keeps height and width free."""
-        height, width = frames.shape[1:3]
+        height, width = x.shape[1:3]
         side = torch.sym_min(height, width)
-        square = torch.arange(side, device=frames.device)
-        x = frames.index_select(1, square + (height - side) // 2).index_select(2, square + (width - side) // 2)
+        square = torch.arange(side, device=x.device)
+        x = x.index_select(1, square + (height - side) // 2).index_select(2, square + (width - side) // 2)
         x = x.permute(0, 3, 1, 2).float().contiguous()  # (B, 3, side, side)
-        x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        x = nn.functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return (x - self.mean) / self.std
 
 
-class _Program(nn.Module):
-    def __init__(self, network, preprocess, kind):
-        super().__init__()
-        self.network, self.preprocess, self.kind = network, preprocess, kind
+def save_distance(path, program, meta):
+    """Export a module as a distance file: a `torch.export` program, with `meta` (kind, history, name, ...).
 
-    def forward(self, frames, goal=None):
-        if self.kind == "embedding":
-            return self.network(self.preprocess(frames))  # (B, E)
-        views = [self.preprocess(view) for view in (*frames.unbind(1), goal)]
-        return self.network(torch.stack(views, 1)).reshape(-1)  # (B, history + 1, 3, size, size) -> (B,)
-
-
-def save_distance(path, network, meta, preprocess=None):
-    """Export a network as a distance file (`torch.export` program, preprocessing inside, metadata in `extra_files`).
-
-    Args:
-        network: kind `embedding`: (B, 3, S, S) -> (B, E). Kind `pairwise`: (B, history + 1, 3, S, S), goal last, -> (B,).
-        meta: JSON-able dict; `kind`, `history` and `name` are required.
-        preprocess: a `Preprocess`; None where the network takes uint8 frames (B, [history,] H, W, 3) [and goals] itself.
+    An `embedding` maps uint8 frames (B, H, W, 3) of any size to (B, E), a `pairwise` one takes frames
+    (B, history, H, W, 3), oldest first, and goals (B, H, W, 3) to (B,).
     """
-    free = {"min": 2, "max": 1 << 14}
-    batch, sides = torch.export.Dim("batch", max=1 << 16), [torch.export.Dim(name, **free) for name in ("h", "w", "goal_h", "goal_w")]
-    example, shapes = (torch.zeros(2, 40, 56, 3, dtype=torch.uint8),), ({0: batch, 1: sides[0], 2: sides[1]},)
+    batch = torch.export.Dim("batch", max=1 << 16)
+    free = [torch.export.Dim(name, min=2, max=1 << 14) for name in ("h", "w", "goal_h", "goal_w")]
+    frames = torch.zeros(2, 40, 56, 3, dtype=torch.uint8)
+    example, shapes = (frames,), ({0: batch, 1: free[0], 2: free[1]},)
     if meta["kind"] == "pairwise":
-        example = (example[0][:, None].repeat(1, meta["history"], 1, 1, 1), example[0])
-        shapes = ({0: batch, 2: sides[0], 3: sides[1]}, {0: batch, 1: sides[2], 2: sides[3]})
-    program = _Program(network, preprocess, meta["kind"]).eval() if preprocess else network
-    program = program.cpu().to(memory_format=torch.contiguous_format)
+        example = (frames[:, None].repeat(1, meta["history"], 1, 1, 1), frames)
+        shapes = ({0: batch, 2: free[0], 3: free[1]}, {0: batch, 1: free[2], 2: free[3]})
+    program = program.eval().cpu().to(memory_format=torch.contiguous_format)
     exported = torch.export.export(program, example, dynamic_shapes=shapes)
     with write_whole(path) as draft:
         torch.export.save(exported, draft, extra_files={"meta.json": json.dumps(meta)})
 
 
 class Distance:
-    """A distance d(s, g) between pictures, read from a distance file by `load_distance`.
-
-    Attributes: `kind` ("embedding" or "pairwise"), `history` (frames of s the model sees), `meta` (dict), `device`.
-    """
+    """A distance d(s, g) from a file. Attributes: `kind`, `history` (frames of s that it sees), `meta`."""
 
     def __init__(self, program, meta, device="cpu"):
         self.program, self.meta, self.device = program, meta, torch.device(device)
-        self.kind, self.history, self._goals = meta["kind"], meta["history"], deque(maxlen=8)
+        self.kind, self.history = meta["kind"], meta["history"]
+        self.goals = []  # those of the latest calls, each with its embedding
 
     @torch.no_grad()
-    def distance(self, frames, goal):
-        """Return d(s, g), float32 (B,).
-
-        Args:
-            frames: uint8 RGB array or tensor (B, H, W, 3), or (B, history, H, W, 3) where `history` > 1, oldest first.
-            goal: uint8 RGB (H, W, 3) for all, or (B, H, W, 3). The embeddings of the latest eight goals are kept.
-        Raises:
-            UserError: not uint8, or not of these shapes.
-        """
-        frames, goal = self._check(frames, "frames"), self._check(goal, "goal")
-        wanted = 5 if self.history > 1 else 4
-        if frames.ndim != wanted or (wanted == 5 and frames.shape[1] != self.history):
-            raise UserError(f"frames are {tuple(frames.shape)}; this distance wants (B, {'history, ' * (wanted == 5)}H, W, 3) with history {self.history}")
-        if goal.ndim not in (3, 4) or (goal.ndim == 4 and len(goal) not in (1, len(frames))):
-            raise UserError(f"goal is {tuple(goal.shape)}; give one picture (H, W, 3) or one per frame ({len(frames)}, H, W, 3)")
-        goal = goal.reshape(-1, *goal.shape[-3:])
+    def __call__(self, frames, goal):
+        """d(s, g), (B,), for uint8 RGB frames (B, [history, oldest first,] H, W, 3), goals ([B,] H, W, 3)."""
+        frames, goal = (torch.as_tensor(x).to(self.device) for x in (frames, goal))
+        past = (self.history,) if self.history > 1 else ()
+        goals = goal[None] if goal.ndim == 3 else goal  # (1, H, W, 3) or (B, H, W, 3)
+        fits = frames.shape == (len(frames), *past, *frames.shape[-3:-1], 3) and goals.shape[3:] == (3,)
+        if not (fits and len(goals) in (1, len(frames)) and frames.dtype == goal.dtype == torch.uint8):
+            raise UserError(f"wanted: uint8 frames {('B', *past, 'H', 'W', 3)} and goals (H, W, 3), given: "
+                            f"{frames.dtype} {tuple(frames.shape)} and {goal.dtype} {tuple(goal.shape)}")
         if self.kind == "pairwise":
-            frames = frames if frames.ndim == 5 else frames[:, None]
-            return self.program(frames, goal.expand(len(frames), -1, -1, -1).contiguous())
-        return (self.program(frames) - self._embed_goal(goal)).norm(dim=-1)
-
-    __call__ = distance
-
-    def _embed_goal(self, goal):
-        for seen, embedding in self._goals:
-            if torch.equal(seen, goal):
-                return embedding
-        self._goals.append((goal.clone(), self.program(goal)))
-        return self._goals[-1][1]
-
-    def _check(self, images, name):
-        images = torch.as_tensor(images)
-        if images.dtype != torch.uint8 or images.shape[-1:] != (3,):
-            raise UserError(f"{name} must be uint8 RGB with the colour last; got {images.dtype} {tuple(images.shape)}")
-        return images.to(self.device)
+            frames = frames if past else frames[:, None]
+            return self.program(frames, goals.expand(len(frames), -1, -1, -1).contiguous())
+        known = [embedding for seen, embedding in self.goals if torch.equal(seen, goals)]
+        if not known:
+            known = [self.program(goals)]
+            self.goals = [(goals.clone(), known[0]), *self.goals[:7]]
+        return (self.program(frames) - known[0]).norm(dim=-1)
 
 
 def load_distance(path, device="cpu"):
     """Read a distance file. Reading may run pickled code (`torch.export.load`): load only files you trust."""
-    if not Path(path).is_file():
-        raise UserError(f"there is no distance file {path}; make one with 02_hold_r.py, 03_hold_c.py or 06_baselines.py")
     extra = {"meta.json": ""}
     try:
         with zipfile.ZipFile(path) as archive:  # torch.export prints a page of log lines on anything else
@@ -504,37 +422,81 @@ def load_distance(path, device="cpu"):
         meta = json.loads(extra["meta.json"])
         assert {"kind", "history", "name"} <= set(meta)
     except Exception as error:
-        raise UserError(f"{path} is not a distance file, or is cut short; make it again with: python 03_hold_c.py") from error
+        fault = "missing" if isinstance(error, FileNotFoundError) else "no distance file, or cut short"
+        raise UserError(f"{path} is {fault}; make it with 02, 03 or 06, like: python 03_hold_c.py") from error
     if torch.device(device).type != "cpu":
         program = torch.export.passes.move_to_device_pass(program, str(device))
     return Distance(program.module(), meta, device)
 
 
-# ---- Rendering and figures -----------------------------------------------------------------------------------------
+def read_flax(path):
+    """Read a Flax checkpoint (msgpack): {"params/...": tensor, "batch_stats/...": tensor}."""
+    import msgpack
+
+    def array(code, data):  # Flax's extension types 1 (array) and 3 (scalar): shape, name of the dtype, bytes
+        shape, dtype, raw = msgpack.unpackb(data)
+        return torch.frombuffer(bytearray(raw), dtype=getattr(torch, dtype)).reshape(shape) if raw else None
+
+    def flat(tree, name):
+        pairs = [(f"{name}/{key}", value) for key, value in tree.items()]
+        return {k: v for n, x in pairs for k, v in (flat(x, n) if isinstance(x, dict) else {n: x}).items()}
+
+    try:
+        tree = msgpack.unpackb(Path(path).read_bytes(), ext_hook=array, strict_map_key=False)
+        params = tree["optimizer"]["target"] if "optimizer" in tree else tree["params"]  # old and new Flax
+        stats = (tree.get("model_state") or {}).get("batch_stats", {})
+        return flat(params, "params") | flat(stats, "batch_stats")
+    except Exception as error:
+        raise UserError(f"{path} is not a Flax checkpoint ({type(error).__name__})") from error
+
+
+def load_flax(network, arrays, paths, turn):
+    """Load `read_flax` arrays by `paths` {our name: theirs}; `turn(array, shape)` gives our layout."""
+    state = network.state_dict()
+    for path in {*paths.values()} ^ {*arrays}:
+        raise UserError(f"only one of checkpoint and network has {path}; give the checkpoint's --preset")
+    for name, path in paths.items():
+        try:
+            state[name].copy_(turn(arrays[path], state[name].shape).reshape(state[name].shape))
+        except RuntimeError as error:
+            theirs, ours = tuple(arrays[path].shape), tuple(state[name].shape)
+            raise UserError(f"{path} is {theirs}, here {ours}; give the checkpoint's --preset") from error
+
+
+def spearman_to_go(d):
+    """Spearman correlation of d(s_t, s_T), t < T, with the time to go; nan for T < 3, 0 for a constant d."""
+    if len(d) < 2 or np.ptp(d) == 0:
+        return float("nan") if len(d) < 2 else 0.0
+    return float(spearmanr(d, -np.arange(len(d))).statistic)
 
 
 def pick_gl():
-    """Choose MuJoCo's off-screen GL back-end by trying EGL, OSMesa and the window system; call before importing mujoco.
-
-    The choice is left in the environment (`MUJOCO_GL`), so that child processes need not try again.
-    Raises UserError, naming the package to install, where none works.
-    """
-    with contextlib.suppress(ImportError):  # comes with torch on Linux and has an LLVM inside, as Mesa's software OpenGL has:
-        import triton  # noqa: F401  # loaded after Mesa's, by torch.export, it would crash the process
+    """Try MuJoCo's off-screen GL back-ends before it is imported; the choice is left in `MUJOCO_GL`."""
+    with contextlib.suppress(ImportError):  # torch's triton has an LLVM inside, as Mesa has,
+        import triton  # noqa: F401  # and would crash if it were loaded after that
     if sys.platform != "linux" or os.environ.get("MUJOCO_GL"):
         return
     probe = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).close()"
     for name in ("egl", "osmesa", "glfw"):
-        found = subprocess.run([sys.executable, "-c", probe], env={**os.environ, "MUJOCO_GL": name}, capture_output=True)
-        if found.returncode == 0:
-            os.environ["MUJOCO_GL"] = name
+        os.environ["MUJOCO_GL"] = name
+        if not subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode:
             return
-    raise UserError("no off-screen OpenGL found; install one with: sudo apt-get install -y libegl1 libosmesa6")
+    del os.environ["MUJOCO_GL"]
+    raise UserError("no off-screen OpenGL found; install one: sudo apt-get install -y libegl1 libosmesa6")
 
 
 def plot_style():
     """Plain, readable figures."""
-    import matplotlib
+    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
+    pyplot.rcParams.update({"grid.alpha": 0.25, "figure.constrained_layout.use": True, "font.size": 9})
 
-    matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "font.size": 9,
-                                "axes.grid": True, "grid.alpha": 0.25, "figure.constrained_layout.use": True})
+
+def show(figure, path, update=False):
+    """Save a figure; in a notebook show it too, with `update` in the place of the last one of this path."""
+    with write_whole(path) as draft:
+        figure.savefig(draft)
+    if "kernel_launcher" in sys.argv[0]:
+        from IPython.display import display
+
+        display(figure, display_id=str(path), update=update)
+    pyplot.close(figure)

@@ -21,22 +21,20 @@ torch.set_num_threads(1)
 import common  # noqa: E402  # after the path is set
 
 
-@pytest.fixture(scope="session")
-def hold_r():
-    """The module 02_hold_r."""
-    return importlib.import_module("02_hold_r")
+def _module(fixture, name):
+    @pytest.fixture(scope="session", name=fixture)
+    def module():
+        return importlib.import_module(name)
+
+    return module
 
 
-@pytest.fixture(scope="session")
-def hold_c():
-    """The module 03_hold_c."""
-    return importlib.import_module("03_hold_c")
-
-
-@pytest.fixture(scope="session")
-def sac():
-    """The module 05_sac."""
-    return importlib.import_module("05_sac")
+data = _module("data", "01_data")
+hold_r = _module("hold_r", "02_hold_r")
+hold_c = _module("hold_c", "03_hold_c")
+human = _module("human", "04_eval_human")
+sac = _module("sac", "05_sac")
+baselines = _module("baselines", "06_baselines")
 
 
 @pytest.fixture

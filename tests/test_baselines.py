@@ -1,239 +1,250 @@
-"""06_baselines.py: rivals are what they claim to be, runs are kept, and the numbers of the comparison are right."""
+"""06_baselines.py: rivals are what they claim to be, runs are kept, the comparison computes what it says."""
 
-import importlib
+import math
 import sys
 
 import numpy as np
 import pytest
+import scipy.stats
+import timm
 import torch
 import torchvision
 from torchvision.transforms.v2 import functional as TF
 
 import common
-
-base = importlib.import_module("06_baselines")
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    return np.random.default_rng(0).integers(0, 256, (3, 48, 72, 3), dtype=np.uint8)
-
-
-def small_embedding(path):
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 5))
-    common.save_distance(path, network, {"name": "toy", "kind": "embedding", "history": 1}, common.Preprocess(16))
-    return path
-
-
-# ---- Rivals --------------------------------------------------------------------------------------------------------
-
-
-def test_pixels_are_the_norm_over_the_centre_square(tmp_path, pictures):
-    distance = common.load_distance(base.pixel_file(tmp_path / "p.pt2", 48))
-    square = pictures[:, :, 12:60].astype(float) / 255
-    expected = [np.sqrt(((s - square[1]) ** 2).sum()) for s in square]
-    assert np.allclose(distance(pictures, pictures[1]), expected, rtol=1e-5)
-
-
-def test_r3m_from_a_file_of_its_structure(tmp_path, pictures):
-    torch.manual_seed(0)
-    reference = torchvision.models.resnet50()
-    for module in reference.modules():  # running statistics that a mistake would show in
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1), module.running_var.uniform_(0.5, 2)
-    weights = {f"module.convnet.{k}": v for k, v in reference.state_dict().items() if not k.startswith("fc.")}
-    torch.save({"r3m": weights | {"module.lang_enc.x": torch.zeros(1), "module.lang_rew.y": torch.zeros(1)}}, tmp_path / "model.pt")
-    distance = common.load_distance(base.r3m_file(tmp_path / "r3m.pt2", tmp_path / "model.pt"))
-    reference.fc = torch.nn.Identity()
-    square = torch.from_numpy(pictures[:, :, 12:60]).permute(0, 3, 1, 2).float() / 255  # as released: resize, crop, normalise
-    x = TF.resize(square, [256, 256], antialias=True)[..., 16:240, 16:240]
-    x = (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    with torch.no_grad():
-        f = reference.eval()(x)
-    assert torch.allclose(distance(pictures, pictures[0]), (f - f[0]).norm(dim=1), rtol=1e-3, atol=1e-3)
-    assert distance.program(torch.from_numpy(pictures)).shape == (3, 2048)
-
-
-def test_r3m_absent_or_of_another_kind_is_one_line(tmp_path):
-    torch.save({"r3m": {"module.convnet.conv1.weight": torch.zeros(1)}}, tmp_path / "broken.pt")
-    (tmp_path / "text.pt").write_text("not a checkpoint")
-    for path, words in (("", "gdown"), (tmp_path / "no.pt", "gdown"), (tmp_path / "broken.pt", "module.convnet"), (tmp_path / "text.pt", "r3m")):
-        with pytest.raises(common.UserError, match=words) as error:
-            base.r3m_file(tmp_path / "r3m.pt2", path)
-        assert "\n" not in str(error.value)
-    assert not (tmp_path / "r3m.pt2").exists()
-
-
-def test_timm_features_use_the_models_own_preprocessing(tmp_path, pictures):
-    import timm
-
-    torch.manual_seed(0)
-    distance = common.load_distance(base.timm_file(tmp_path / "f.pt2", "vit_tiny_patch16_224", pretrained=False))
-    torch.manual_seed(0)
-    network = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
-    mean, std = (torch.tensor(network.default_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
-    x = TF.resize(torch.from_numpy(pictures[:, :, 12:60]).permute(0, 3, 1, 2).float() / 255, [224, 224], antialias=True)
-    with torch.no_grad():
-        f = network((x - mean) / std)
-    assert torch.allclose(distance(pictures, pictures[0]), (f - f[0]).norm(dim=1), rtol=1e-3, atol=1e-3)
-    with pytest.raises(common.UserError, match="timm has no model"):
-        base.timm_file(tmp_path / "g.pt2", "resnet5000")
-
-
-def test_weights_that_cannot_be_fetched_are_one_line(tmp_path, monkeypatch):
-    def unreachable(name, **options):
-        raise OSError("cannot reach the hub\nat all")
-
-    monkeypatch.setattr(base.timm, "create_model", unreachable)
-    with pytest.raises(common.UserError, match="fetch them once with") as error:
-        base.timm_file(tmp_path / "f.pt2", "resnet18.a1_in1k")
-    assert "\n" not in str(error.value)
-
-
-def test_tcn_is_the_formula_over_hold_c(tmp_path, pictures):
-    hold_c = common.load_distance(small_embedding(tmp_path / "c.pt2"))
-    tcn = common.load_distance(base.tcn_file(tmp_path / "tcn.pt2", tmp_path / "c.pt2"))
-    D = hold_c(pictures, pictures[2]).double() ** 2
-    assert torch.allclose(tcn(pictures, pictures[2]).double(), 0.005 * D + 0.02 * torch.sqrt(0.2 + D), rtol=1e-4)
-    large = np.random.default_rng(1).integers(0, 256, (2, 100, 64, 3), dtype=np.uint8)
-    assert tcn(large, pictures[0]).shape == (2,)  # sizes of frames and goals are free
-    with pytest.raises(common.UserError, match="embedding"):
-        base.tcn_file(tmp_path / "no.pt2", tmp_path / "tcn.pt2")
-
-
-def test_being_late_costs_tcn_and_not_a_goal_distance(tmp_path):
-    pytest.importorskip("matplotlib")
-    film = np.zeros((30, 20, 40, 3), np.uint8)
-    for t in range(30):
-        film[t, :, t : t + 8] = 255  # a bar that moves to the right
-    pixels = common.load_distance(base.pixel_file(tmp_path / "p.pt2", 20))
-    along = base.distance_along(pixels, film, np.repeat(film[-1:], 30, 0))
-    assert along[-1] == 0 and along[0] > 0
-    time = np.arange(30)
-    late = [base.distance_along(pixels, film[np.maximum(time - lag, 0)], film).mean() for lag in (0, 2, 6)]
-    assert late[0] == 0 < late[1] < late[2]
-    assert set(base.film_figure(film, {"pixels": pixels, "tcn": pixels}).axes[1].get_legend_handles_labels()[1]) == {"pixels", "tcn"}
-
-
-# ---- Numbers -------------------------------------------------------------------------------------------------------
-
-
-def write_run(folder, name, seed, values, column="train_success", every=10):
-    path = folder / f"{name}-seed{seed}" / "curve.csv"
-    common.write_csv(path, [{"step": (k + 1) * every, column: float(v), "minutes": 1.0 + k} for k, v in enumerate(values)])
-    return path
+from conftest import stopped_after
 
 
 @pytest.fixture
-def compare(monkeypatch, sac):
-    """`compare_runs`, with 05 in this process instead of one of its own."""
-    def run_script(script, *flags):
-        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        sac.compare_curves(common.parse_config(sac.Config))
-
-    monkeypatch.setattr(base, "run_script", run_script)
-    return base.compare_runs
+def pictures(rng):
+    return rng.integers(0, 256, (3, 48, 72, 3), dtype=np.uint8)
 
 
-def test_the_figure_is_drawn_from_what_05_wrote(tmp_path, compare):
-    for seed in range(3):
-        write_run(tmp_path / "close_drawer", "sparse", seed, [0, 0, 0, 0.5, 1])
-        write_run(tmp_path / "close_drawer", "hold_c", seed, [0, 1, 1, 1, 1 - 0.3 * seed])
-        write_run(tmp_path / "close_drawer", "tcn0", seed, [0, 0, 0, 0, 0.1])
-        write_run(tmp_path / "close_drawer", "tcn1", seed, [0, 0, 0, 0, 0.3])
-    compare(tmp_path / "close_drawer")
-    axis = base.plot_comparison(tmp_path / "close_drawer", ("hold_c", "tcn")).axes[0]
-    assert [line.get_ydata()[-1] for line in axis.lines] == pytest.approx([0.7, 0.2]) and axis.get_ylabel() == "train_success"
-    assert [text.get_text() for text in axis.get_legend().texts] == ["hold_c", "tcn"]
-    assert base.read_rows(tmp_path / "nothing.csv") == []
+def check_features(path, pictures, size, network, mean, std, cut=0):
+    """The file measures the Euclidean distance of a network's features, preprocessed by torchvision."""
+    square = torch.from_numpy(pictures[:, :, 12:60]).permute(0, 3, 1, 2).float() / 255
+    x = TF.resize(square, [size, size], antialias=True)[..., cut : size - cut, cut : size - cut]
+    with torch.no_grad():
+        features = network.eval()(TF.normalize(x, mean, std))
+    distance, expected = common.load_distance(path), (features - features[0]).norm(dim=1)
+    assert torch.allclose(distance(pictures, pictures[0]), expected, rtol=1e-3, atol=1e-3)
+    assert distance.program(torch.from_numpy(pictures)).shape == features.shape
 
 
-def test_verdicts_follow_the_intervals_on_every_task_with_runs(tmp_path, compare):
-    for seed in range(3):
-        write_run(tmp_path / "pushing", "sparse", seed, [0, 0, 0, 100], "return")
-        write_run(tmp_path / "pushing", "hold_c", seed, [0, 100, 100, 100], "return")
-        write_run(tmp_path / "pushing", "hold_r", seed, [100, 100, 100, 100], "return")
-        write_run(tmp_path / "pushing", "pixels", seed, [0, 100 * (seed == 1), 100, 100], "return")
-        write_run(tmp_path / "pushing", "tcn-robot", seed, [0, 0, 0, 10], "return")
-        write_run(tmp_path / "close_drawer", "hold_c-only", seed, [0, 1 if seed else 0])
-        write_run(tmp_path / "close_drawer", "hold_c", seed, [0.2, 0.5])
-        write_run(tmp_path / "close_drawer", "untrained", seed, [0, 0])
-    write_run(tmp_path / "close_drawer", "sparse", 0, [0, 1])
-    for task in ("pushing", "close_drawer"):
-        compare(tmp_path / task)
-    rows = base.claims_table(tmp_path)
-    assert list(rows[0]) == ["claim", "paper_task", "task", "verdict", "measured"]
-    found = {(row["claim"][:20], row["task"]): (row["verdict"], row["measured"]) for row in rows}
-    assert found["HOLD-C + sparse beat", "pushing"][0] == "holds" and found["HOLD-C + sparse beat", "drawer_open"] == ("not tested", "")
-    assert found["HOLD-C + sparse beat", "close_drawer"] == ("undecided", "0x sparse (one seed: no interval)")
-    assert found["HOLD-C beats HOLD-R", "pushing"][0] == "does not hold" and "hold_r" in found["HOLD-C beats HOLD-R", "pushing"][1]
-    assert found["The task is learned ", "close_drawer"] == ("undecided", "67% of 3 seeds")
-    assert found["HOLD-C beats TCN", "pushing"] == ("holds", "infx tcn-robot (inf to inf)")
-    assert found["HOLD-C beats an untr", "close_drawer"] == ("undecided", "neither hold_c nor untrained arrives while both run")
-    assert found["Pixel L2 is slower t", "pushing"][0] == "undecided"
-    assert found["Cumulative beats ins", "pushing"] == ("not tested", "") and len(base.CLAIMS) == 9
-    assert ("HOLD-C beats TCN", "close_drawer") not in found
+def test_pixels_are_the_norm_over_the_centre_square(baselines, tmp_path, pictures):
+    distance = common.load_distance(baselines.pixel_file(tmp_path / "p.pt2", 48))
+    square = pictures[:, :, 12:60].astype(float) / 255
+    expected = np.linalg.norm((square - square[1]).reshape(3, -1), axis=1)
+    assert np.allclose(distance(pictures, pictures[1]), expected, rtol=1e-5)
 
 
-# ---- Runs ----------------------------------------------------------------------------------------------------------
+def test_r3m_from_a_file_of_its_structure(baselines, tmp_path, pictures):
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet50()
+    for name, statistics in reference.named_buffers():  # a mistake would show in them
+        if "running" in name:
+            statistics.uniform_(0.5, 2)
+    reference.fc = torch.nn.Identity()
+    weights = {f"module.convnet.{k}": v for k, v in reference.state_dict().items()}
+    torch.save({"r3m": weights | {"module.lang_enc.x": torch.zeros(1)}}, tmp_path / "model.pt")
+    path = baselines.r3m_file(tmp_path / "r3m.pt2", tmp_path / "model.pt")
+    check_features(path, pictures, 256, reference, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], cut=16)
 
 
-def jobs_of(tmp_path, scripts):
-    return [base.Job(name, tmp_path / f"{name}-seed0", (sys.executable, "-c", text, "--steps", "20")) for name, text in scripts.items()]
+def test_timm_features_use_the_models_own_preprocessing(baselines, tmp_path, pictures, monkeypatch):
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, num_classes: network)
+    path = baselines.timm_file(tmp_path / "f.pt2", "vit_tiny_patch16_224")
+    check_features(path, pictures, 224, network, network.default_cfg["mean"], network.default_cfg["std"])
 
 
-WRITE = "import pathlib, sys; pathlib.Path({folder!r}, 'curve.csv').write_text('step,success\\n20,1\\n'); print('done', len(sys.argv))"
+def test_tcn_is_the_formula_over_hold_c(baselines, tmp_path, pictures):
+    torch.manual_seed(0)
+    layers = torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 5)
+    path = baselines.embedding_file(tmp_path / "c.pt2", "toy", common.Preprocess(16), *layers)
+    tcn = baselines.tcn_file(tmp_path / "tcn.pt2", path)
+    hold_c, tcn = map(common.load_distance, (path, tcn))
+    D = hold_c(pictures, pictures[2]).double() ** 2
+    expected = 0.005 * D + 0.02 * torch.sqrt(0.2 + D)
+    assert torch.allclose(tcn(pictures, pictures[2]).double(), expected, rtol=1e-4)
+    assert tcn(np.zeros((2, 100, 64, 3), np.uint8), pictures[0]).shape == (2,)  # sizes are free
 
 
-def test_finished_runs_are_kept_and_a_failed_one_is_told(tmp_path):
-    done = tmp_path / "kept-seed0" / "curve.csv"
-    common.write_csv(done, [{"step": 20, "success": 0.5}])
-    scripts = {"kept": "raise SystemExit('must not run')", "new": WRITE.format(folder=str(tmp_path / "new-seed0")),
-               "bad": "import sys; sys.exit('error: the disk is full')"}
-    with pytest.raises(common.UserError, match="1 of 3 runs failed.*the disk is full"):
-        base.run_jobs(jobs_of(tmp_path, scripts), at_once=2)
-    assert read_success(done) == 0.5 and read_success(tmp_path / "new-seed0" / "curve.csv") == 1
-    assert not (tmp_path / "kept-seed0" / "log.txt").exists()
-    scripts["bad"] = WRITE.format(folder=str(tmp_path / "bad-seed0"))  # mended; the finished ones are not run again
-    base.run_jobs(jobs_of(tmp_path, {"bad": scripts["bad"], "kept": scripts["kept"], "new": scripts["new"]}))
-    with pytest.raises(common.UserError, match="other settings"):
-        base.check_settings(jobs_of(tmp_path, {"new": "raise SystemExit('again')"}))
+def test_being_late_costs_tcn_and_being_early_too(baselines, tmp_path):
+    columns = np.arange(40) - np.arange(30)[:, None]  # a bar that moves to the right
+    video = np.tile(255 * ((columns >= 0) & (columns < 8)).astype(np.uint8)[:, None, :, None], (1, 20, 1, 3))
+    pixels = common.load_distance(baselines.pixel_file(tmp_path / "p.pt2", 20))
+    figure = baselines.rivals_figure(video, {"pixels": pixels}, lags=(-6, -2, 0, 2, 6))
+    along, late = (line.get_ydata() for axis in figure.axes for line in axis.lines)
+    assert along[0] == late.max() == 1 and along[-1] == late[2] == 0 < min(late[1], late[3])
+    assert late[1] < late[0] and late[3] < late[4]
 
 
-def read_success(path):
-    return common.read_csv(path)["success"][0]
+@pytest.mark.parametrize("make, words", [
+    (lambda b, at: b.r3m_file(at / "x.pt2", at / "none.pt"), "gdown"),
+    (lambda b, at: b.r3m_file(at / "x.pt2", at / "broken.pt"), "module.convnet"),
+    (lambda b, at: b.r3m_file(at / "x.pt2", at / "text.pt"), "R3M's ResNet-50"),
+    (lambda b, at: b.timm_file(at / "x.pt2", "resnet5000"), "timm has no resnet5000"),
+    (lambda b, at: b.make_files("hold_c", 3, b.Config(learned=f"{at}/mine/x.pt2")), "first.*--seed 3"),
+    (lambda b, at: b.list_jobs(b.Config(rewards=("gail",))), "choose among sparse"),
+    (lambda b, at: b.read_curves([at / "table.csv"], "success"), "no column step"),
+    (lambda b, at: b.read_curves([at / "a-seed1.csv"] * 2, "success"), "second file with seed 1 of a"),
+    (lambda b, at: b.compare([at / "a-seed1.csv"], [("return", 80)], at), "none with numbers in return"),
+    (lambda b, at: b.compare([], [("return", 80)], at), "no curve")])
+def test_bad_input_is_one_line(baselines, tmp_path, make, words):
+    torch.save({"r3m": {"module.convnet.conv1.weight": torch.zeros(1)}}, tmp_path / "broken.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    common.write_csv(tmp_path / "table.csv", [{"kind": "a"}])
+    common.write_csv(tmp_path / "a-seed1.csv", [{"step": 10, "success": 1}])
+    with pytest.raises(common.UserError, match=words) as error:
+        make(baselines, tmp_path)
+    assert "\n" not in str(error.value) and not (tmp_path / "x.pt2").exists()
 
 
-def test_every_reward_is_a_command_05_understands(tmp_path, monkeypatch):
-    sac = importlib.import_module("05_sac")
-    small_embedding(tmp_path / "hold_c.pt2")
-    (tmp_path / "demos" / "pushing").mkdir(parents=True)
-    for k in range(2):
-        common.write_video(tmp_path / "demos" / "pushing" / f"{k}.webm", np.full((5, 48, 48, 3), 90 + k, np.uint8), 10)
-    rewards = ("sparse", "oracle", "pixels", "tcn", "hold_c", "hold_c-only")
-    config = base.Config(task="pushing", rewards=rewards, seeds=2, out=str(tmp_path), hold_c=str(tmp_path / "hold_c.pt2"),
-                         demonstrations=str(tmp_path / "demos"))
-    jobs = base.list_jobs(config)
-    assert [job.reward for job in jobs] == 2 * ["sparse", "oracle", "pixels", "tcn0", "tcn1", "hold_c", "hold_c-only"]
-    for job in jobs:
-        monkeypatch.setattr(sys, "argv", list(job.command[1:]))
-        told = common.parse_config(sac.Config)
-        assert told.task == "pushing" and told.out == str(job.folder) and told.steps == config.steps
-        env, distance = sac.make_env(told)
-        assert (distance is None) == (job.reward in ("sparse", "oracle"))
-        env.reset(seed=0)
-        _, reward, _, _, info = env.step(env.action_space.sample())
-        assert np.isfinite(reward) and (job.reward == "sparse" or reward < 0) and env.unwrapped.size == (48, 48)
-        env.close()
-    for name in ("scale", "form", "long-sparse"):
-        for job in base.list_jobs(base.Config(**{**vars(config), "rewards": ("hold_c",), "ablation": name})):
+def test_a_run_with_seed_k_reads_what_was_trained_with_seed_k(baselines, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(baselines, "run_script", lambda *words: asked.append(" ".join(map(str, words))))
+    monkeypatch.chdir(tmp_path)
+    rewards = ("sparse", "r3m", "untrained", "hold_c-T0.1", "tcn", "sparse-long")
+    config = baselines.Config(task="pushing", rewards=rewards, seeds=2, steps=500, flags="--batch 256")
+    jobs = {job.folder.name: job for job in baselines.list_jobs(config)}
+    assert "r3m is left out: there is no runs/r3m/model.pt" in capsys.readouterr().out
+    assert list(jobs) == [f"{name}-seed{k}" for k in (0, 1) for name in rewards if name != "r3m"]
+    told = {name: " ".join(job.command[2:]) for name, job in jobs.items()}
+    assert told["untrained-seed1"] == (
+        "--preset laptop --task pushing --steps 500 --batch 256 --distance runs/untrained-seed1/distance.pt2 "
+        "--seed 1 --out runs/baselines/pushing/untrained-seed1")
+    assert "--distance runs/hold_c-seed1/distance.pt2 --scale-factor 0.1 " in told["hold_c-T0.1-seed1"]
+    assert "runs/hold_c-seed1/tcn.pt2 --goals data/standin/demonstrations/pushing/1.webm" in told["tcn-seed1"]
+    assert "--steps 5000 " in told["sparse-long-seed1"] and jobs["sparse-long-seed1"].steps == 5000
+    baselines.make_files("untrained", 1, config)
+    assert asked == ["03_hold_c.py --steps 0 --seed 1 --out runs/untrained-seed1"]
+    paper = baselines.list_jobs(baselines.Config.paper())
+    command = {job.folder.name: job.command for job in paper if job.steps == 400_000}
+    assert {"paper", "runs/hold_c_paper-seed4/distance.pt2"} < set(command["hold_c-seed4"])
+    assert not {"--height", "laptop", "20"} & set(command["hold_c-seed4"]) and "20" in command["hold_r-seed4"]
+
+
+def test_every_reward_is_a_command_that_05_understands(baselines, sac, monkeypatch):
+    for task, figure in (("pushing", ""), ("drawer_open", "7"), ("close_drawer", "6c")):
+        config = baselines.Config(task=task, rewards=tuple(baselines.REWARDS), figure=figure, seeds=1)
+        for job in baselines.list_jobs(config):
             monkeypatch.setattr(sys, "argv", list(job.command[1:]))
-            common.parse_config(sac.Config)
+            told = common.parse_config(sac.Config)
+            assert (told.task, told.out, told.steps, told.seed) == (task, str(job.folder), job.steps, 0)
 
 
-def test_unknown_rewards_and_missing_demonstrations_are_one_line(tmp_path):
-    config = base.Config(out=str(tmp_path), demonstrations=str(tmp_path), hold_c=str(small_embedding(tmp_path / "c.pt2")))
-    for name, words in (("gail", "choose among"), ("tcn", "demonstrations")):
-        with pytest.raises(common.UserError, match=words):
-            base.find_reward(config, name)
+def jobs_of(baselines, folder, **scripts):
+    write = "import pathlib; pathlib.Path({!r}, 'curve.csv').write_text('step\\n20\\n'); print('done')"
+    return [baselines.Job(home, 20, (sys.executable, "-c", script or write.format(str(home))))
+            for home, script in ((folder / f"{name}-seed0", script) for name, script in scripts.items())]
+
+
+def test_finished_runs_are_kept_and_a_failed_one_is_told(baselines, tmp_path):
+    drawn = []
+    baselines.run_jobs(jobs_of(baselines, tmp_path, old=""), draw=lambda: drawn.append(1))
+    jobs = jobs_of(baselines, tmp_path, old="", new="", bad="import sys; sys.exit('error: the disk is full')")
+    with pytest.raises(common.UserError, match="1 of 3 runs failed.*bad-seed0 with: error: the disk is full"):
+        baselines.run_jobs(jobs, cores=2, draw=lambda: drawn.append(1))
+    assert len(drawn) == 2 and (tmp_path / "new-seed0/curve.csv").is_file()
+    assert (tmp_path / "old-seed0/log.txt").read_text() == "done\n"  # once
+    baselines.run_jobs(jobs_of(baselines, tmp_path, bad=""))  # mended
+    with pytest.raises(common.UserError, match="new-seed0 was made with other settings"):
+        baselines.run_jobs(jobs_of(baselines, tmp_path, new="another command"))
+
+
+def test_an_interrupt_stops_the_runs(baselines, tmp_path, monkeypatch):
+    started, start = [], baselines.start
+    monkeypatch.setattr(baselines, "start", lambda *words: started.append(start(*words)) or started[-1])
+    with stopped_after(baselines.time, "sleep", 0), pytest.raises(KeyboardInterrupt):
+        baselines.run_jobs(jobs_of(baselines, tmp_path, a="import time; time.sleep(600)"), cores=1)
+    assert len(started) == 1 and started[0].returncode is not None
+
+
+def test_speed_up_against_a_naive_bootstrap(baselines):
+    rng, steps = np.random.default_rng(3), np.arange(10, 110, 10.0)
+    slow, fast = ([(steps, steps / scale + rng.normal(0, 0.05, 10)) for _ in range(5)] for scale in (90, 60))
+    slow[0] = steps, 0 * steps  # never arrives, and counts with its last step
+
+    def cross(values):
+        k = next(k for k, value in enumerate(values) if value >= 0.5)
+        return np.interp(0.5, values[k - 1 : k + 1], steps[k - 1 : k + 1])
+
+    n_slow, n_fast = [100, *(cross(run[1]) for run in slow[1:])], [cross(run[1]) for run in fast]
+    ratio, low, high = baselines.speed_up(slow, fast, 0.5)
+    assert ratio == pytest.approx(sum(n_slow) / sum(n_fast)) and low < ratio < high
+    drawn = lambda n: np.mean([n[i] for i in rng.integers(5, size=5)])
+    naive = [drawn(n_slow) / drawn(n_fast) for _ in range(4000)]
+    assert np.allclose([low, high], np.quantile(naive, [0.025, 0.975]), rtol=0.05)
+
+
+def test_arrival_is_where_the_line_crosses_and_censored_runs_count(baselines):
+    curve = lambda values: (np.arange(10, 10 * len(values) + 10, 10), np.array(values, float))
+    found, end = baselines.arrivals([curve([0, 0.5, 1]), curve([0.9, 0, 0]), curve([0, 0.5, 0.7])], 0.75)
+    assert found.tolist() == [25, 10, math.inf] and end == 30
+    never, soon, late = [curve([0] * 10)] * 2, [curve([1] * 10)] * 2, [curve([0] * 9 + [1] * 30)] * 2
+    assert baselines.speed_up(never, soon, 0.5) == (10, 10, 10)  # at least
+    assert baselines.speed_up(soon, never, 0.5) == pytest.approx((0.1, 0.1, 0.1))
+    for slow, fast in ((never, never), (late, [curve([0] * 5)] * 2)):  # nobody arrives while both run
+        assert all(map(math.isnan, baselines.speed_up(slow, fast, 0.5)))
+    ratio, *nothing = baselines.speed_up(late, soon[:1], 0.5)  # beyond the end of the other, which arrived
+    assert ratio == pytest.approx(9.5) and all(map(math.isnan, nothing))  # one seed has no interval
+
+
+def test_the_rule(baselines):
+    assert baselines.verdict(1.01, 3, 5) == "holds" and baselines.verdict(0.3, 0.99, 5) == "does not hold"
+    for low, high, seeds in ((0.9, 3, 9), (1, 3, 5), (1.5, 3, 4), (0.3, 0.9, 4), (math.nan, math.nan, 5)):
+        assert baselines.verdict(low, high, seeds) == "undecided"
+
+
+def test_mean_error_interquartile_mean_and_interval_against_scipy(baselines, rng):
+    values = rng.normal(0, 1, (40, 3)) + np.array([0, 5, 9])  # (S, K)
+    found = baselines.summary([(np.arange(3), run) for run in values], np.arange(3))
+    for name, numbers in (("mean", values.mean(0)), ("error", scipy.stats.sem(values)),
+                          ("iqm", np.sort(values, 0)[10:30].mean(0))):  # the middle half of forty
+        assert found[name] == pytest.approx(numbers)
+    middle = lambda drawn, axis: scipy.stats.trim_mean(drawn, 0.25, axis=axis)
+    reference = scipy.stats.bootstrap((values,), middle, method="percentile", rng=1).confidence_interval
+    assert np.allclose([found["low"], found["high"]], reference, atol=0.1)
+    assert np.isnan(baselines.summary([([1], [2])], [1])["low"])
+
+
+def write_runs(folder, kind, runs, column="train_success", **other):
+    for seed, values in enumerate(runs):
+        rows = [{"step": 10 * k, column: value, **other} for k, value in enumerate(values, 1)]
+        common.write_csv(folder / f"{kind}-seed{seed}" / "curve.csv", rows)
+
+
+def test_files_of_one_seed_or_many_give_the_same_curves_and_nan_is_left_out(baselines, tmp_path):
+    runs = [[math.nan, 0.5, 1], [0, 0.2, 0.4], [0.1, 0.1, 0.7]]
+    write_runs(tmp_path, "a-T0.1", runs)
+    rows = [{"seed": s, "step": 10 + 10 * k, "train_success": runs[s][k]} for k in range(3) for s in range(3)]
+    common.write_csv(tmp_path / "b-seed0-2.csv", rows)
+    curves = baselines.read_curves(tmp_path, "train_success")
+    assert list(curves) == ["a-T0.1", "b"] and baselines.read_curves(tmp_path, "distance") == {}
+    for found in curves.values():
+        assert [steps.tolist() for steps, _ in found] == [[20, 30], [10, 20, 30], [10, 20, 30]]
+        assert [values.tolist() for _, values in found] == [[0.5, 1], *runs[1:]]
+
+
+def test_comparison_writes_tables_and_claims_follow_the_rule(baselines, tmp_path):
+    home = tmp_path / "pushing"
+    for kind, zeros in {"sparse": 3, "hold_c": 1, "hold_r": 0, "tcn": 4}.items():
+        write_runs(home, kind, [zeros * [0] + (4 - zeros) * [100]] * 5, "return", T=3.5)
+    write_runs(home, "pixels", [[0, 0, 100, 100]] * 4, "return")
+    write_runs(tmp_path / "close_drawer", "hold_c-only", [[0, 1]] * 3 + [[0, 0]] * 2)
+    rows = {row["kind"]: row for row in baselines.compare(home, [("return", 50)], home)}
+    assert [rows["hold_c"][name] for name in ("arrived", "mean", "T", "step")] == [5, 100, 3.5, 40]
+    table = common.read_csv(home / "speedups.csv")
+    ratio = dict(zip(zip(table["slower"], table["faster"]), table["ratio"]))
+    assert ratio["sparse", "hold_c"] == pytest.approx(35 / 15) and len(ratio) == 20
+    found = {(row["claim"], row["task"], row["level"]): (row["verdict"], row["measured"])
+             for row in baselines.claims_table(tmp_path)}
+    never, soon, sooner = "tcn" + 5 * " never", "hold_c" + 5 * " 18", "hold_r" + 5 * " 10"
+    assert found["HOLD-C beats TCN", "pushing", 80] == ("holds", f"2.2 (2.2 to 2.2): {never}; {soon}")
+    lost = "does not hold", f"0.56 (0.56 to 0.56): {sooner}; {soon}"
+    assert found["HOLD-C beats HOLD-R", "pushing", 80] == lost
+    assert found["HOLD-C + sparse beats sparse (10x, drawer 18x)", "drawer_open", 145] == ("not tested", "")
+    assert found["The task is learned without sparse reward", "close_drawer", 0.5][1] == "3 of 5 runs arrive"
+    assert found["HOLD-C beats pixel L2", "pushing", 80][0] == "undecided"  # four seeds
+    assert found["Scores on human video do not predict the robot", "all", ""][0] == "undecided"

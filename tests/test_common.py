@@ -1,9 +1,9 @@
-"""common.py: the command line, files that appear whole, videos, and the distance file."""
+"""common.py: the command line, files that appear whole, checkpoints, clips, and the distance file."""
 
 import json
 import os
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -11,259 +11,230 @@ import torch
 from torch import nn
 
 import common
-from conftest import run
+from conftest import ROOT, run
 
 
 @dataclass
 class Settings:
     """A config for the tests."""
 
+    positive: ClassVar[tuple] = ("steps",)
     steps: int = 10  # how many
     task: Literal["a", "b"] = "a"  # which
     size: tuple[int, ...] = (4, 6)  # height and width
     flag: bool = True  # yes or no
-    pause: int = 3  # steps between two; 0 never pauses
     rate: float = 0.5  # how fast
+    limit: float | None = None  # automatic
+    out: str = "runs/x-seed{seed}"  # folder
+    seed: int = 0  # of everything
+    resume: bool = True  # go on
 
     @classmethod
     def smoke(cls):
         return cls(steps=1)
 
 
-def parse(monkeypatch, *argv, smoke=None, program="script.py"):
+def parse(monkeypatch, *argv, smoke="0", program="script.py", **changes):
     monkeypatch.setattr("sys.argv", [program, *argv])
     monkeypatch.setattr("sys.excepthook", None)
-    monkeypatch.setenv("SMOKE_TEST", smoke or "0")
-    return common.parse_config(Settings)
+    monkeypatch.setenv("SMOKE_TEST", smoke)
+    return common.parse_config(Settings, **changes)
 
 
-def test_command_line_overrides_the_preset(monkeypatch):
-    assert parse(monkeypatch) == Settings()
-    assert parse(monkeypatch, "--steps", "7", "--task", "b", "--size", "8", "9", "--no-flag") == Settings(7, "b", (8, 9), False)
-    assert parse(monkeypatch, "--preset", "smoke", "--task", "b") == Settings(1, "b")
-    assert parse(monkeypatch, smoke="1") == Settings(1)
+def test_command_line_overrides_changes_override_the_preset(monkeypatch):
+    plain = Settings(out="runs/x-seed0")
+    assert parse(monkeypatch) == plain
+    given = parse(monkeypatch, "--task", "b", "--size", "8", "9", "--no-flag", "--limit", "0", "--seed", "3", steps=7)
+    assert given == Settings(7, "b", (8, 9), False, limit=0.0, out="runs/x-seed3", seed=3)
+    assert parse(monkeypatch, "--preset", "smoke", "--task", "b") == replace(plain, steps=1, task="b")
+    assert parse(monkeypatch, "--steps", "2", smoke="1", steps=5) == replace(plain, steps=2)
+    assert parse(monkeypatch, "-f", "kernel.json", program="ipykernel_launcher.py") == plain
 
 
-def test_numbers_below_zero_and_meaningless_zeros_are_refused(monkeypatch):
-    assert parse(monkeypatch, "--pause", "0", "--rate", "0").pause == 0
-    for flag, value, least in (("--steps", "0", "1 or more"), ("--steps", "-1", "1 or more"), ("--pause", "-1", "0 or more"),
-                               ("--rate", "-0.1", "0 or more")):
-        with pytest.raises(common.UserError, match=f"{flag} is {value}; it must be {least}"):
-            parse(monkeypatch, flag, value)
+@pytest.mark.parametrize("argv, words", [
+    (["--stepz", "3"], None), (["--task", "c"], None), (["--steps", "x"], None), (["--step", "3"], None),
+    (["--steps", "0"], "--steps is 0; it must be 1 or more"), (["--rate", "-0.1"], "--rate is -0.1; it must be 0 or"),
+    (["--rate", "nan"], "--rate is nan")])
+def test_bad_flags_are_refused(monkeypatch, argv, words):
+    assert parse(monkeypatch, "--rate", "0").rate == 0
+    with pytest.raises(common.UserError if words else SystemExit, match=words):
+        parse(monkeypatch, *argv)
+
+
+def test_help_is_the_comment_and_user_errors_are_one_line(tmp_path):
+    script = tmp_path / "s.py"
+    script.write_text("from dataclasses import dataclass\nimport common\n\n@dataclass\nclass Config:\n"
+                      "    a: int = 1  # how many\n\ncommon.parse_config(Config)\nraise common.UserError('no cake')\n")
+    assert "how many (default: 1)" in run(script, "--help", PYTHONPATH=str(ROOT)).stdout
+    finished = run(script, PYTHONPATH=str(ROOT))
+    assert finished.returncode == 1 and finished.stderr.strip() == "error: no cake"
 
 
 def test_a_device_that_is_not_there_gets_one_line():
-    for name in ("gpu", *(["cuda"] if not common.torch.cuda.is_available() else [])):
-        with pytest.raises(common.UserError, match=f"no device '{name}'"):
-            common.pick_device(name)
+    with pytest.raises(common.UserError, match="no device 'gpu'"):
+        common.pick_device("gpu")
     assert common.pick_device("cpu").type == "cpu"
 
 
-def test_only_the_default_folder_is_filled_with_stand_ins(tmp_path, monkeypatch):
+def test_what_is_missing_is_made_with_the_same_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = []
-    monkeypatch.setattr(common, "run_script", lambda *arguments: made.append(arguments))
+    commands = []
+    finished = type("Finished", (), {"returncode": 0})
+    monkeypatch.setattr(common.subprocess, "run", lambda command: commands.append(command[1:]) or finished)
     with pytest.raises(common.UserError, match="no folder my_vidoes"):
         common.ensure_clips("my_vidoes/")
-    assert not made
-    common.ensure_clips("data/standin/")
-    assert made == [("01_data.py", "--out", common.Path("data/standin"))]
-
-
-def test_command_line_is_ignored_in_a_notebook_and_strict_elsewhere(monkeypatch, capsys):
-    assert parse(monkeypatch, "-f", "kernel.json", program="ipykernel_launcher.py") == Settings()
-    for bad in (["--stepz", "3"], ["--task", "c"], ["--steps", "x"], ["--step", "3"]):
-        with pytest.raises(SystemExit):
-            parse(monkeypatch, *bad)
-    with pytest.raises(SystemExit):
-        parse(monkeypatch, "--help")
-    assert "how many (default: 10)" in capsys.readouterr().out
-
-
-def test_user_errors_are_one_line_for_commands(tmp_path):
-    script = tmp_path / "s.py"
-    script.write_text("from dataclasses import dataclass\nimport common\n@dataclass\nclass Config:\n    a: int = 1\n"
-                      "common.parse_config(Config)\nraise common.UserError('no cake; bake one')\n")
-    finished = run(script, PYTHONPATH=str(common.Path(common.__file__).parent))
-    assert finished.returncode == 1 and finished.stderr.strip() == "error: no cake; bake one"
+    common.ensure_distance("runs/mine/distance.pt2")
+    assert commands == []  # nothing of ours
+    parse(monkeypatch, "--preset", "smoke")
+    common.ensure_clips("data/standin")
+    assert commands.pop() == [str(ROOT / "01_data.py"), "--out", "data/standin"] and os.environ["SMOKE_TEST"] == "1"
+    parse(monkeypatch)
+    assert os.environ["SMOKE_TEST"] == "0"
+    common.ensure_distance("runs/hold_r-seed3/distance.pt2")
+    assert commands.pop() == [str(ROOT / "02_hold_r.py"), "--seed", "3", "--out", "runs/hold_r-seed3"]
+    common.Path("begun").mkdir()
+    common.Path("begun/manifest.json").write_text(json.dumps({"flags": ["--clips", "3000"]}))
+    common.ensure_clips("begun")
+    assert commands.pop() == [str(ROOT / "01_data.py"), "--clips", "3000", "--out", "begun"]
+    finished.returncode = 1
+    with pytest.raises(common.UserError, match="02_hold_r.py stopped"):
+        common.ensure_distance("runs/hold_r-seed4/distance.pt2")
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
     target = tmp_path / "folder" / "file.txt"
-    with pytest.raises(RuntimeError), common.write_whole(target) as draft:
+    with pytest.raises(KeyError), common.write_whole(target) as draft:
         draft.write_text("half")
-        raise RuntimeError
+        raise KeyError
     assert list(target.parent.iterdir()) == []
     with common.write_whole(target) as draft:
         draft.write_text("all")
         assert not target.exists()
     assert target.read_text() == "all" and len(list(target.parent.iterdir())) == 1
+    with pytest.raises(common.UserError, match="No space left"), common.write_whole(target):
+        raise OSError(28, "No space left on device")
 
 
 def test_csv_round_trip(tmp_path):
-    rows = [{"step": 1, "loss": 0.5, "name": "x"}, {"step": 2, "loss": 0.25, "name": "y"}]
+    rows = [{"step": 1, "loss": 0.5, "name": "x"}, {"name": "y, z", "step": 2, "loss": np.nan}]
     common.write_csv(tmp_path / "log.csv", rows)
     columns = common.read_csv(tmp_path / "log.csv")
-    assert columns["loss"].tolist() == [0.5, 0.25] and columns["name"].tolist() == ["x", "y"]
+    np.testing.assert_equal(columns["loss"], [0.5, np.nan])
+    assert columns["name"].tolist() == ["x", "y, z"]
     with pytest.raises(common.UserError, match="there is no"):
         common.read_csv(tmp_path / "none.csv")
 
 
-def test_checkpoints_refuse_code_and_scraps(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    common.save_checkpoint(path, {"w": torch.arange(3), "step": 4})
-    assert common.load_checkpoint(path)["w"].tolist() == [0, 1, 2]
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    path, layer, config = tmp_path / "checkpoint.pt", nn.Linear(2, 2), Settings()
+    assert common.load_run(path, config, {"layer": layer}) == {}
+    common.save_run(path, config, {"layer": layer}, step=4)
+    fresh = nn.Linear(2, 2)
+    assert common.load_run(path, replace(config, out="elsewhere"), {"layer": fresh}) == {"step": 4}
+    assert torch.equal(fresh.weight, layer.weight)
+    assert common.load_run(path, replace(config, resume=False), {}) == {}
+    with pytest.raises(common.UserError, match="another rate"):
+        common.load_run(path, replace(config, rate=0.1), {"layer": fresh})
+    assert common.load_run(path, replace(config, rate=0.1), {"layer": fresh}, free=("rate",)) == {"step": 4}
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(common.UserError, match="delete it"):
-        common.load_checkpoint(path)
+        common.load_run(path, config, {})
     torch.save({"code": os.system}, path)
-    with pytest.raises(common.UserError):
-        common.load_checkpoint(path)
+    with pytest.raises(common.UserError):  # no pickled code
+        common.load_run(path, config, {})
 
 
-# ---- Videos ----
+def test_every_pass_visits_every_clip_once_in_an_order_of_its_own():
+    orders = [[common.visited(n, 10, seed) for n in range(a, a + 10)] for seed, a in ((0, 0), (0, 10), (1, 0))]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-def moving_square(length=24, height=48, width=64):
-    frames = np.full((length, height, width, 3), 200, np.uint8)
-    for t in range(length):
-        frames[t, 10:30, t : t + 20] = (220, 30, 40)
-    return frames
-
-
-@pytest.mark.parametrize("suffix", [".webm", ".mp4"])
-def test_video_round_trip(tmp_path, suffix):
-    frames = moving_square()
-    common.write_video(tmp_path / f"clip{suffix}", frames, fps=12)
-    decoded, fps = common.read_clip(tmp_path / f"clip{suffix}")
-    assert decoded.shape == frames.shape and decoded.dtype == np.uint8 and fps == pytest.approx(12)
-    assert np.abs(decoded.astype(int) - frames).mean() < 6
-    small, _ = common.read_clip(tmp_path / f"clip{suffix}", short_side=24)
-    assert small.shape == (24, 24, 32, 3)
-    assert np.abs(small.astype(int) - frames[:, ::2, ::2]).mean() < 12
-
-
-def test_bad_clips_are_told_apart_and_left_out(tmp_path):
-    for name in ("1", "2", "3"):
-        common.write_video(tmp_path / f"{name}.webm", moving_square(), fps=12)
-    common.write_video(tmp_path / "4.webm", moving_square(1), fps=12)
+def test_bad_clips_are_named_once_and_the_next_takes_their_place(tmp_path, capsys, rng):
+    for name in "123":
+        common.write_video(tmp_path / f"{name}.webm", rng.integers(0, 256, (6, 16, 24, 3), np.uint8), fps=12)
+    common.write_video(tmp_path / "4.webm", np.zeros((1, 16, 24, 3), np.uint8), fps=12)
     (tmp_path / "5.webm").write_text("no video")
-    (tmp_path / "6.webm").write_bytes(b"")
-    (tmp_path / "7.webm").write_bytes((tmp_path / "1.webm").read_bytes()[:200])
-    for scrap in "567":
-        with pytest.raises(common.UserError, match=f"{scrap}.webm"):
-            common.read_clip(tmp_path / f"{scrap}.webm")
-    (tmp_path / "labels").mkdir()
-    ids = [{"id": str(i)} for i in range(1, 9)]  # 8 has no file
-    (tmp_path / "labels" / "train.json").write_text(json.dumps(ids))
-    clips = common.ClipSet(tmp_path, "train", 24)
-    assert len(clips) == 3 and clips[0][0].shape == (24, 24, 32, 3)
-    reasons = {name: reason for name in "45678" for reason in clips.bad if f"{name}.webm" in reason}
-    assert len(clips.bad) == len(reasons) == 5 and "single frame" in reasons["4"] and "is missing" in reasons["8"]
-    lazy = common.ClipSet(tmp_path, "train", 24, cache=False)
-    assert lazy.paths == clips.paths and lazy.bad == clips.bad and np.array_equal(lazy[2][0], clips[2][0])
-
-
-def test_folders_without_labels_split_by_a_stable_hash(tmp_path):
-    for i in range(60):
-        (tmp_path / f"clip{i}.mp4").touch()
-    train, held_out = (common.find_clips(tmp_path, split) for split in ("train", "validation"))
-    assert not set(train) & set(held_out) and len(train) + len(held_out) == 60 and 1 <= len(held_out) <= 15
-    (tmp_path / "clip60.mp4").touch()
-    assert set(held_out) <= set(common.find_clips(tmp_path, "validation"))
-    with pytest.raises(common.UserError, match="01_data.py"):
-        common.find_clips(tmp_path / "empty", "train")
-    (tmp_path / "something-something-v2-train.json").write_text('[{"id": "clip3"}, {"id"')
-    with pytest.raises(common.UserError, match="broken"):
-        common.find_clips(tmp_path, "train")
-
-
-# ---- The distance file ----
+    (tmp_path / "train.json").write_text(json.dumps([{"id": i} for i in (5, 4, 1, 2, 8)]))  # 8 has no file
+    clips = common.ClipSet(tmp_path, "train", 8)
+    assert "1 of 5 clips of train are missing, first 8.webm" in capsys.readouterr().out and len(clips) == 4
+    frames = clips[0][0]  # of clip 1: 5 and 4 cannot be used
+    assert frames.shape == (6, 8, 12, 3) and frames is clips[2][0] is clips[1][0]  # kept in memory
+    told = capsys.readouterr().out
+    assert told.count("5.webm") == 1 and "4.webm has a single frame" in told and not capsys.readouterr().out
+    common.write_csv(tmp_path / "bad.csv", [{"path": f"{name}.webm", "reason": "?"} for name in "45"])
+    assert [path.stem for path in common.ClipSet(tmp_path, "train", 8).paths] == ["1", "2"]
+    common.write_csv(tmp_path / "bad.csv", [{"path": f"{name}.webm", "reason": "?"} for name in "1245"])
+    with pytest.raises(common.UserError, match="no usable clip"):
+        common.ClipSet(tmp_path, "train", 8)
 
 
 class Mean(nn.Module):
-    """Embeds a picture as its mean colour; a pair as the difference of mean colours of the last frame and the goal."""
+    """The mean colour of a picture; of a pair, the difference of those of the last frame and the goal."""
 
-    def forward(self, x):
-        m = x.mean((-1, -2))
-        return m if m.ndim == 2 else (m[:, -2] - m[:, -1]).abs().sum(-1, keepdim=True)
+    def __init__(self):
+        super().__init__()
+        self.preprocess = common.Preprocess(16)
+
+    def forward(self, frames, goal=None):
+        if goal is None:
+            return self.preprocess(frames).mean((-1, -2))
+        return (self(frames[:, -1]) - self(goal)).abs().sum(-1)
 
 
-def distance_file(path, kind, history):
-    meta = {"name": "mean", "kind": kind, "history": history}
-    common.save_distance(path, Mean(), meta, common.Preprocess(16))
+def distance_file(path, kind, history=1):
+    common.save_distance(path, Mean(), {"name": "mean", "kind": kind, "history": history})
     return common.load_distance(path)
 
 
-def centre_square(image):
-    """The preprocessing again, in NumPy for sizes where the resize is the identity."""
-    height, width = image.shape[:2]
-    top, left, side = (height - min(height, width)) // 2, (width - min(height, width)) // 2, min(height, width)
-    return image[top : top + side, left : left + side].astype(float) / 127.5 - 1
+def centre_mean(image):
+    """The mean colour of the centre square in [-1, 1], in NumPy, for sizes where the resize is the identity."""
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return (image[top : top + side, left : left + side].astype(float) / 127.5 - 1).mean((0, 1))
 
 
-@pytest.mark.parametrize("shape", [(16, 16, 3), (16, 40, 3), (41, 16, 3)])
-def test_embedding_file_equals_a_computation_by_hand(tmp_path, rng, shape):
-    d = distance_file(tmp_path / "d.pt2", "embedding", 1)
-    frames, goal = rng.integers(0, 256, (5, *shape), np.uint8), rng.integers(0, 256, shape, np.uint8)
-    by_hand = [np.linalg.norm(centre_square(f).mean((0, 1)) - centre_square(goal).mean((0, 1))) for f in frames]
-    np.testing.assert_allclose(d.distance(frames, goal), by_hand, atol=1e-5)
-    np.testing.assert_allclose(d(torch.from_numpy(frames), np.stack([goal] * 5)), by_hand, atol=1e-5)
-    assert d.distance(goal[None], goal).item() == 0 and d.kind == "embedding" and d.meta["name"] == "mean"
+def test_embedding_file_equals_a_computation_by_hand(tmp_path, rng):
+    d = distance_file(tmp_path / "d.pt2", "embedding")
+    for shape in ((16, 16, 3), (16, 40, 3), (41, 16, 3)):
+        frames, goal = rng.integers(0, 256, (5, *shape), np.uint8), rng.integers(0, 256, shape, np.uint8)
+        by_hand = [np.linalg.norm(centre_mean(frame) - centre_mean(goal)) for frame in frames]
+        np.testing.assert_allclose(d(frames, goal), by_hand, atol=1e-5)
+        np.testing.assert_allclose(d(torch.from_numpy(frames), np.stack([goal] * 5)), by_hand, atol=1e-5)
+        assert d(goal[None], goal).item() == 0
+    goal[:] = 0  # changed in place: the kept embedding must not be used
+    np.testing.assert_allclose(d(frames, goal), [np.linalg.norm(centre_mean(f) + 1) for f in frames], atol=1e-5)
+    assert d.kind == "embedding" and d.meta["name"] == "mean"
 
 
 def test_pairwise_file_with_history(tmp_path, rng):
     d = distance_file(tmp_path / "d.pt2", "pairwise", 3)
     frames, goal = rng.integers(0, 256, (4, 3, 16, 20, 3), np.uint8), rng.integers(0, 256, (24, 16, 3), np.uint8)
-    by_hand = [np.abs(centre_square(f[-1]).mean((0, 1)) - centre_square(goal).mean((0, 1))).sum() for f in frames]
-    np.testing.assert_allclose(d.distance(frames, goal), by_hand, atol=1e-5)
-    single = distance_file(tmp_path / "d1.pt2", "pairwise", 1)
-    np.testing.assert_allclose(single.distance(frames[:, -1], goal), by_hand, atol=1e-5)
+    by_hand = [np.abs(centre_mean(f[-1]) - centre_mean(goal)).sum() for f in frames]
+    np.testing.assert_allclose(d(frames, goal), by_hand, atol=1e-5)
+    single = distance_file(tmp_path / "d1.pt2", "pairwise")
+    np.testing.assert_allclose(single(frames[:, -1], goal), by_hand, atol=1e-5)
 
 
-def test_the_goal_is_embedded_once_and_anew_when_it_changes(tmp_path, rng):
-    d = distance_file(tmp_path / "d.pt2", "embedding", 1)
-    calls, program = [], d.program
-    d.program = lambda x: calls.append(len(x)) or program(x)
-    frames, goal = rng.integers(0, 256, (2, 16, 16, 3), np.uint8), rng.integers(0, 256, (16, 16, 3), np.uint8)
-    first = d.distance(frames, goal)
-    assert torch.equal(d.distance(frames, goal), first) and calls.count(1) == 1 and calls.count(2) == 2
-    goal[:] = 0  # changed in place: the kept embedding must not be used
-    assert not torch.equal(d.distance(frames, goal), first) and calls.count(1) == 2
-
-
-@pytest.mark.parametrize("frames, goal, words", [
-    (np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), "uint8"),
-    (np.zeros((2, 3, 8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8), "colour last"),
-    (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), r"wants \(B, H, W, 3\)"),
-    (np.zeros((2, 8, 8, 3), np.uint8), np.zeros((3, 8, 8, 3), np.uint8), "one per frame"),
-])
-def test_wrong_pictures_get_one_clear_line(tmp_path, frames, goal, words):
-    with pytest.raises(common.UserError, match=words):
-        distance_file(tmp_path / "d.pt2", "embedding", 1).distance(frames, goal)
-
-
-def test_wrong_distance_files_get_one_clear_line(tmp_path):
-    path = tmp_path / "d.pt2"
-    with pytest.raises(common.UserError, match="03_hold_c.py"):
+def test_wrong_pictures_and_files_get_one_clear_line(tmp_path):
+    path, good = tmp_path / "d.pt2", np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.raises(common.UserError, match="is missing; .* 03_hold_c.py"):
         common.load_distance(path)
-    distance_file(path, "embedding", 1)
+    d = distance_file(path, "embedding")
+    for frames, goal in ((good.astype(float), good[0]), (good.reshape(2, 3, 8, 8), good[0]), (good[0], good[0]),
+                         (good, good[[0, 0, 0]]), (good, good[0, 0])):
+        with pytest.raises(common.UserError, match="wanted: uint8 frames"):
+            d(frames, goal)
     whole = path.read_bytes()
     for scrap in (b"", b"hello", whole[: len(whole) // 2], whole[:-30]):
         path.write_bytes(scrap)
-        with pytest.raises(common.UserError, match="not a distance file"):
+        with pytest.raises(common.UserError, match="no distance file, or cut short"):
             common.load_distance(path)
-
-
-def test_gl_backend_is_found_without_being_told():
-    code = "import common, os; common.pick_gl(); print(os.environ.get('MUJOCO_GL', 'native'))"
-    finished = run("-c", code, MUJOCO_GL="")
-    assert finished.stdout.strip() in ("egl", "osmesa", "glfw", "native"), finished.stderr
 
 
 def test_a_distance_file_can_be_read_after_a_picture_was_drawn(tmp_path):
     """Software OpenGL and torch.export bring an LLVM each; in the wrong order the process dies."""
-    distance_file(tmp_path / "d.pt2", "embedding", 1)
+    distance_file(tmp_path / "d.pt2", "embedding")
     code = f"""import common; common.pick_gl(); import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco/>")
 renderer = mujoco.Renderer(model, 8, 8)
@@ -275,27 +246,22 @@ renderer.close()"""
     assert finished.returncode == 0 and finished.stdout.strip() == "embedding", finished.stderr
 
 
-def test_gl_names_the_package_where_nothing_works_and_takes_the_first_that_does(monkeypatch):
-    tried = []
+@pytest.mark.parametrize("works, tried", [("osmesa", ["egl", "osmesa"]), (None, ["egl", "osmesa", "glfw"])])
+def test_gl_takes_the_first_that_works_and_names_the_package_for_none(monkeypatch, works, tried):
+    seen = []
 
-    def probe(command, env, **_):
-        tried.append(env["MUJOCO_GL"])
-        return type("Finished", (), {"returncode": 0 if env["MUJOCO_GL"] == works else 1})
+    def probe(command, **_):
+        seen.append(os.environ["MUJOCO_GL"])
+        return type("Finished", (), {"returncode": int(seen[-1] != works)})
 
     monkeypatch.setattr(common.subprocess, "run", probe)
     monkeypatch.setattr(common.sys, "platform", "linux")
     monkeypatch.setenv("MUJOCO_GL", "")  # so that the end of the test brings back what was there
-    for works, order in ((None, ["egl", "osmesa", "glfw"]), ("osmesa", ["egl", "osmesa"])):
-        monkeypatch.delenv("MUJOCO_GL", raising=False)
-        tried.clear()
-        if works is None:
-            with pytest.raises(common.UserError, match="apt-get install -y libegl1 libosmesa6"):
-                common.pick_gl()
-        else:
+    if works:
+        common.pick_gl()
+        common.pick_gl()  # a choice that was made is kept
+        assert os.environ["MUJOCO_GL"] == works
+    else:
+        with pytest.raises(common.UserError, match="apt-get install -y libegl1 libosmesa6"):
             common.pick_gl()
-            assert os.environ["MUJOCO_GL"] == works
-        assert tried == order
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    tried.clear()
-    common.pick_gl()
-    assert tried == []  # a choice that was made is kept
+    assert seen == tried

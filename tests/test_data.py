@@ -1,229 +1,367 @@
-"""01_data.py: clips are what their labels say, the same every time, and whole."""
+"""01_data.py: clips are what their labels say; and videos as people have them, broken ones too."""
 
 import dataclasses
 import importlib
+import itertools
 import json
+import struct
+import sys
+import tracemalloc
 
+import av
 import numpy as np
 import pytest
-import torch
-from torchvision.transforms.v2 import functional as TF
 
 import common
+from conftest import run, stopped_after
 
 data = importlib.import_module("01_data")
 TEMPLATES = [template for template, _ in data.ACTIONS]
-UNTOUCHED = [i for i, t in enumerate(TEMPLATES) if t.startswith(("Pretending", "Touching"))]
+CODECS = dict(webm="libvpx-vp9", mp4="libx264", mkv="libx264", mov="mpeg4", avi="mpeg4", gif="gif")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def open_gl():
+def squares(length=12, height=48, width=64, seed=0):
+    """Frames (T, H, W, 3) of slowly changing large squares, which every codec keeps well."""
+    ends = np.random.default_rng(seed).integers(0, 256, (2, height // 16, width // 16, 3))
+    t = np.linspace(0, 1, length)[:, None, None, None]
+    return np.kron(ends[0] * (1 - t) + ends[1] * t, np.ones((1, 16, 16, 1))).astype(np.uint8)
+
+
+def encode(path, frames, times=None, sound=0, hold=0, title=""):
+    """Write a video: `times` in 1/12 s, seconds of `sound`, seconds to `hold` a gif's last frame, a title."""
+    codec = CODECS[path.suffix[1:]]
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = title
+        pixels = "rgb8" if codec == "gif" else "yuv420p"
+        height, width = frames[0].shape[:2]
+        stream = file.add_stream(codec, 12, height=height, width=width, pix_fmt=pixels)
+        track = file.add_stream("libopus" if path.suffix == ".webm" else "aac", 48000) if sound else None
+        for t, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24").reformat(format=pixels)
+            frame.pts = int(times[t]) if times else t
+            file.mux(stream.encode(frame))
+        for start in range(0, 48000 * sound, 960):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 48000, start
+            file.mux(track.encode(frame))
+        for each in filter(None, (stream, track)):
+            file.mux(each.encode())
+    if hold:  # the delay, in 1/100 s, stands behind the mark of the last graphic control extension
+        raw = bytearray(path.read_bytes())
+        struct.pack_into("<H", raw, raw.rindex(b"\x21\xf9\x04") + 4, 100 * hold)
+        path.write_bytes(raw)
+
+
+VARIABLE, LATE = [*range(8), 8, 12, 16, 20], [*range(11), 19]
+READABLE = [*((suffix, {}) for suffix in CODECS), ("gif", {"hold": 60}), ("mkv", {"title": "q" * 8}),
+            *((suffix, {"sound": 3}) for suffix in ("webm", "mp4", "mov")),
+            *((suffix, {"times": times}) for suffix in ("webm", "mp4") for times in (VARIABLE, LATE))]
+
+
+@pytest.mark.parametrize("suffix, options", READABLE)
+def test_all_containers_rates_and_lengths_are_read(tmp_path, suffix, options):
+    path, frames = tmp_path / f"x.{suffix}", squares()
+    encode(path, frames, **options)  # what lasts longer than the pictures is no sign of a cut
+    path.write_bytes(path.read_bytes().replace(b"q" * 8, b"\xff\xfe" * 4))  # a title that is not UTF-8
+    decoded, fps = common.read_clip(path.rename(tmp_path / "x.mp4"))  # whatever its name
+    rate = 132 / options.get("times", [11])[-1]
+    assert decoded.shape == frames.shape and fps == pytest.approx(rate, rel=0.05)
+    assert np.abs(decoded.astype(int) - frames).mean() < {"gif": 40, "mov": 10, "avi": 10}.get(suffix, 6)
+
+
+@pytest.mark.parametrize("matrix, turned", [
+    ((0, 1, -1, 0), lambda x: x.swapaxes(1, 2)[:, :, ::-1]), ((-1, 0, 0, -1), lambda x: x[:, ::-1, ::-1]),
+    ((0, -1, 1, 0), lambda x: x.swapaxes(1, 2)[:, ::-1])])
+def test_phone_videos_stand_upright(tmp_path, matrix, turned):
+    """The header's matrix (a, b, c, d) takes a pixel (x, y) to (a x + c y, b x + d y), y down, shifted."""
+    encode(tmp_path / "x.mp4", squares())
+    lying, raw = common.read_clip(tmp_path / "x.mp4")[0], bytearray((tmp_path / "x.mp4").read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    at = raw.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, five fields, reserved, layer to volume
+    struct.pack_into(">9i", raw, at, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "x.mp4").write_bytes(raw)
+    assert np.array_equal(common.read_clip(tmp_path / "x.mp4")[0], turned(lying))
+
+
+def test_odd_long_and_huge_videos(tmp_path, monkeypatch):
+    encode(tmp_path / "odd.webm", squares()[:, :45, :51])
+    assert common.read_clip(tmp_path / "odd.webm", short_side=30)[0].shape == (12, 30, 34, 3)
+    encode(tmp_path / "huge.mov", [np.zeros((1080, 1920, 3), np.uint8)] * 30)
+    tracemalloc.start()
+    assert common.read_clip(tmp_path / "huge.mov", 72)[0].shape == (30, 72, 128, 3)
+    assert tracemalloc.get_traced_memory()[1] < 20e6  # bytes; all frames would be 187e6
+    tracemalloc.stop()
+    monkeypatch.setattr(common, "MAX_FRAMES", 20)
+    with pytest.raises(common.UserError, match="huge.mov has .* frames"):
+        common.read_clip(tmp_path / "huge.mov", 72)
+
+
+def damaged(raw, way, rng):
+    """The bytes of a file, spoilt."""
+    raw, (a, b) = np.frombuffer(raw, np.uint8).copy(), np.sort(rng.integers(len(raw), size=2))
+    if way in ("flipped", "header"):
+        places = rng.integers(len(raw) if way == "flipped" else 400, size=rng.integers(1, 30))
+        raw[places] = rng.integers(0, 256, len(places))
+    raw[a:b] *= way != "zeroed"
+    junk, twice = rng.integers(0, 256, 500), [*raw[:b], *raw[a:]]
+    return bytes([*{"cut": raw[:a], "doubled": twice, "empty": [], "junk": junk}.get(way, raw)])
+
+
+def test_200_damaged_videos_give_frames_or_one_line(tmp_path):
+    rng, results = np.random.default_rng(16), []
+    ways = ("flipped", "header", "cut", "zeroed", "doubled", "flipped", "header", "junk")
+    for suffix, i in itertools.product(("webm", "mp4", "mkv", "avi", "gif"), range(40)):
+        path, whole = tmp_path / f"{i}.{suffix}", tmp_path / f"whole.{suffix}"
+        if i == 0:
+            encode(whole, squares(10, 32, 48))
+        path.write_bytes(damaged(whole.read_bytes(), ways[i % 8] if i else "empty", rng))
+        try:
+            frames, fps = common.read_clip(path)
+            assert frames.dtype == np.uint8 and frames.ndim == 4 and len(frames) and 0 < fps < np.inf
+        except common.UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            results.append(path)
+    assert 50 < len(results) < 150
+
+
+def files(folder, names, content=""):
+    for path in (folder / name for name in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def labels(ids):
+    return json.dumps([{"id": i, "template": "Opening [something]"} for i in ids])
+
+
+@pytest.mark.parametrize("videos", ["", "20bn-something-something-v2/", "a/b/"])
+@pytest.mark.parametrize("place", ["", "labels/", "package/", "package/labels/"])
+@pytest.mark.parametrize("name", ["{}.json", "something-something-v2-{}.json"])
+def test_every_layout_of_ssv2_gives_each_split_its_ids_in_order(tmp_path, videos, place, name):
+    files(tmp_path, [f"{videos}{i}.webm" for i in range(1, 9)] + ["demonstrations/pushing/9.webm"])
+    splits = {"train": ["5", 3, "1"], "validation": [8, 2], "test": ["7"], "controls": ["4"]}
+    for split, ids in splits.items():
+        files(tmp_path, [place + name.format(split)], labels([*ids, 9]))  # 9: a demonstration is no clip
+    files(tmp_path, [place + name.format("labels")], '{"Opening something": "0"}')
+    for split, ids in splits.items():
+        assert common.find_clips(tmp_path, split) == [tmp_path / f"{videos}{i}.webm" for i in ids]
+
+
+@pytest.mark.parametrize("content", ["", '[{"id": "1"}, {"i', '[{"label": "x"}]', '{"a": 1}', "[1]", "\xff"])
+def test_broken_labels_get_one_line_and_no_split_leaks_into_another(tmp_path, content):
+    files(tmp_path, ["1.webm", "2.webm"])
+    (tmp_path / "train.json").write_bytes(content.encode("latin1"))
+    for split, words in (("train", "train.json is broken"), ("controls", "no controls.json")):
+        with pytest.raises(common.UserError, match=words):
+            common.find_clips(tmp_path, split)
+
+
+def test_own_videos_split_by_name_alone(tmp_path):
+    names, parts = [f"{folder}/{i}.{end}" for folder in "ab" for i in range(30) for end in ("mp4", "MOV")], {}
+    wanted = {"all": names, "half": names[::2] + ["new.gif"], "two": names[:2]}
+    for folder, listed in wanted.items():
+        files(tmp_path / folder, listed + [".hidden.mp4", "a/._1.mp4", "notes.txt"])
+        train, held_out = (set(common.find_clips(tmp_path / folder, s)) for s in ("train", "validation"))
+        assert train | held_out == {tmp_path / folder / name for name in listed} and not train & held_out
+        parts[folder] = {path.relative_to(tmp_path / folder).as_posix() for path in held_out}
+    assert parts["half"] - {"new.gif"} == parts["all"] & {*names[::2]} and 4 < len(parts["all"]) < 25
+    assert len(parts["two"]) == 1  # however few, one is held out
+
+
+def test_check_lists_every_bad_file_and_training_leaves_them_out(clips, tmp_path):
+    whole = (clips / "0.webm").read_bytes()
+    broken = {"empty": b"", "text": b"hello" * 50, "header": whole[:300], "cut": whole[: len(whole) // 2]}
+    for name, content in broken.items():
+        (clips / f"{name}.webm").write_bytes(content)
+    common.write_video(clips / "still.webm", squares(1), fps=12)
+    (clips / ".hidden.webm").write_bytes(b"")
+    files(clips, ["labels/train.json"], labels([*range(20), 99, *broken, "still"]))
+    files(clips, ["validation.json"], "[{")
+    finished = run("01_data.py", "--check", clips, "--out", tmp_path / "none", MPLBACKEND="agg")
+    for words in ("5 of 29 videos cannot be used", "train: 25 of 26 listed", "validation.json is broken"):
+        assert words in finished.stdout, finished.stderr
+    bad = dict(zip(*common.read_csv(clips / "bad.csv").values()))
+    assert set(bad) == {f"{name}.webm" for name in (*broken, "still")} and "single frame" in bad["still.webm"]
+    assert bad["cut.webm"].startswith("is cut short") and bad["empty.webm"].startswith("is not a readable")
+    assert [p.stem for p in common.ClipSet(clips, "train", 24).paths] == [str(i) for i in range(20)]
+    assert (clips / "figures" / "models.png").is_file() and not (tmp_path / "none").exists()
+    for name in bad:
+        (clips / name).unlink()
+    data.check(clips)
+    assert not (clips / "bad.csv").exists()  # all are good again
+    with pytest.raises(common.UserError, match="no folder"):
+        data.check(clips / "typo")
+
+
+def test_coverage_counts_actions_objects_and_both():
+    rows = {("Opening [something]", "a drawer"): 7, ("Opening [something]", "Drawer"): 1,
+            ("Opening [something]", "drawer handle"): 3, ("Opening [something]", "bottle"): 4,
+            ("Closing [something]", "the drawer"): 2, ("Holding [something]", "drawer"): 2,
+            ("Moving [something] towards the camera", "bottle cap"): 7, ("Pretending to open", "faucet"): 3}
+    listed = [{"template": t, "placeholders": [o]} for (t, o), n in rows.items() for _ in range(n)]
+    counts = data.coverage([e | {"id": str(i)} for i, e in enumerate(listed)])
+    assert [*counts.values()] == [(7, 0, 0), (15, 12, 8), (2, 12, 2), (0, 0, 0), (0, 3, 0)]
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path):
     common.pick_gl()
+    return data.Config(out=str(tmp_path / "clips"), clips=6, seed=3, height=48, width=64, workers=1)
 
 
-def small_config(**changes):
-    return dataclasses.replace(data.Config(height=48, width=64, workers=1), **changes)
-
-
-def on_tripod(film, hidden=()):
-    """The same film by a camera that does not move, some bodies far below the floor."""
-    eye, gaze = film.poses["camera"]
-    poses = film.poses | {"camera": (np.repeat(eye[:1], len(eye), 0), gaze[[0] * len(eye)])}
-    return film._replace(poses={name: (where - [0, 0, 99 * (name in hidden)], turn) for name, (where, turn) in poses.items()})
-
-
-def visible(film, name, config):
-    """Where a body is seen (T, H, W): the pixels that change when it is taken away."""
-    full, without = (data.render(on_tripod(film, hidden), config) for hidden in ((), (name,)))
-    return (full != without).any(-1)
-
-
-# ---- One clip ------------------------------------------------------------------------------------------------------
-
-
-def test_a_clip_depends_on_seed_and_index_alone():
-    config = small_config()
-    first = data.render(data.compose(config, 5), config)
-    data.render(data.compose(config, 9), config)
-    np.random.seed(0)
-    assert np.array_equal(first, data.render(data.compose(dataclasses.replace(config, clips=3, out="elsewhere"), 5), config))
-    for other in (data.compose(config, 5 + len(TEMPLATES)), data.compose(dataclasses.replace(config, seed=1), 5)):
-        frames = data.render(other, config)
-        assert frames.shape != first.shape or not np.array_equal(frames, first)
+def frames_of(index, hidden=""):
+    """Clip `index` by a camera that does not move, a body far below the floor."""
+    xml, poses, joint, paint = data.compose(0, index)
+    eye, gaze = poses["camera"]
+    poses |= {"camera": (eye[:1] + 0 * eye, gaze[0])}
+    poses |= {name: (poses[name][0] - [0, 0, 99], poses[name][1]) for name in [hidden] if name}
+    return data.render(xml, poses, joint, paint, 48, 64)
 
 
 @pytest.mark.parametrize("action", range(len(TEMPLATES)), ids=lambda i: TEMPLATES[i][:30])
 def test_something_happens_and_only_the_hand_makes_it_happen(action):
-    config = small_config()
-    film = data.compose(config, action + 2 * len(TEMPLATES))
-    frames = data.render(on_tripod(film), config)
+    index = action + 2 * len(TEMPLATES)
+    frames, act = frames_of(index), data.draw_play(0, index)[1][1]
     assert 24 <= len(frames) <= 60 and frames.shape[1:] == (48, 64, 3) and frames.dtype == np.uint8
     changed = (np.abs(frames.astype(int) - frames[0]) > 10).any(-1).mean((1, 2))  # (T,)
-    assert changed.max() > 0.02, "hardly a pixel moves in this clip"
-    alone = data.render(on_tripod(film, hidden=("hand", "hand2")), config)
+    assert changed.max() > 0.02, "hardly a pixel moves"
+    alone = frames_of(index, hidden="hand")
     same = (alone == alone[0]).all((1, 2, 3))
-    assert same[film.time.act == 0].all(), "the thing moves before the hand touches it"
-    assert same.all() == (action in UNTOUCHED)
+    assert same[act == 0].all(), "the thing moves before the hand touches it"
+    assert same.all() == TEMPLATES[action].startswith("Pretending")
 
 
-@pytest.mark.parametrize("template, axis, sign", [("from left to right", 1, 1), ("from right to left", 1, -1),
-                                                  ("towards the camera", 0, 1), ("away from the camera", 0, -1)])
-def test_the_label_names_the_direction_in_the_picture(template, axis, sign):
-    config = small_config()
-    for index in [i + k * len(TEMPLATES) for i, t in enumerate(TEMPLATES) if template in t for k in range(4)]:
-        seen = visible(data.compose(config, index), "thing0", config)
+@pytest.mark.parametrize("action, axis, sign", [(0, 1, 1), (1, 1, -1), (2, 0, 1), (3, 0, -1)])
+def test_the_label_names_the_direction_in_the_picture(action, axis, sign):
+    for index in range(action, 4 * len(TEMPLATES), len(TEMPLATES)):
+        seen = (frames_of(index) != frames_of(index, hidden="thing")).any(-1)
         places = [np.argwhere(mask).mean(0)[axis] for mask in seen if mask.sum() > 5]  # row 0, column 1
-        assert sign * (places[-1] - places[0]) > 4, f"clip {index} moves by {places[-1] - places[0]:.1f} pixels"
+        assert sign * (places[-1] - places[0]) > 4, f"{TEMPLATES[action]}, clip {index}"
 
 
-def test_drawers_open_and_close():
-    config = small_config()
-    for word, sign in (("Opening", 1), ("Closing", -1)):
-        for index in [i for i, t in enumerate(TEMPLATES) if t.startswith(word)]:
-            joint = data.compose(config, index).joints["joint0"]
-            assert (sign * np.diff(joint) >= 0).all() and abs(joint[-1] - joint[0]) > 0.03
+def gaps(index):
+    """Metres between hand and thing at each frame of a clip, by MuJoCo's own collision routines."""
+    import mujoco  # after pick_gl
+
+    xml, poses, joint, _ = data.compose(0, index)
+    model = mujoco.MjModel.from_xml_string(xml)
+    state, root = mujoco.MjData(model), model.body_rootid[model.geom_bodyid]
+    hand, thing = (np.flatnonzero(root == model.body(name).id) for name in ("hand", "thing"))
+    for t in range(len(joint)):
+        state.qpos[:] = joint[t]
+        for name in ("hand", "thing"):
+            mocap, (where, turn) = model.body(name).mocapid[0], poses[name]
+            state.mocap_pos[mocap], state.mocap_quat[mocap] = where[t], turn.as_quat(scalar_first=True)
+        mujoco.mj_kinematics(model, state)
+        yield min(mujoco.mj_geomDistance(model, state, a, b, 1.0, None) for a in hand for b in thing)
 
 
-def test_the_fingertips_are_at_the_thing_during_the_act():
-    config = small_config()
-    for index in range(2 * len(TEMPLATES)):
-        if index % len(TEMPLATES) not in UNTOUCHED:
-            film, template = data.compose(config, index), TEMPLATES[index % len(TEMPLATES)]
-            acts = (film.time.act > 0.05) & (film.time.act < 0.95) & (film.time.after == 0)
-            gap = np.linalg.norm(film.poses["hand"][0] - film.poses["thing0"][0], axis=1)[acts]
-            assert gap.max() < 0.4, f"clip {index}: {template}"
-            assert "Rolling" in template or gap.max() - gap.min() < 0.3
+@pytest.mark.parametrize("index", range(2 * len(TEMPLATES)))
+def test_the_hand_is_at_the_thing_during_the_act_and_opening_opens(index):
+    _, (reach, act, _), play = data.draw_play(0, index)
+    gap, acts = np.array([*gaps(index)]), (act > 0.05) & (act < 0.95)
+    template = TEMPLATES[index % len(TEMPLATES)]
+    assert template.startswith("Pretending") or gap[acts].max() < 0.03
+    assert play.held[0] or gap[reach < 0.2].min(initial=9) > gap[acts].min()
+    if template in ("Opening [something]", "Closing [something]"):
+        moved = np.diff(data.compose(0, index)[2]) * (1 if "Open" in template else -1)
+        assert (moved >= 0).all() and moved.sum() > 0.03
 
 
-@pytest.mark.parametrize("index", range(len(TEMPLATES) - 6, 2 * len(TEMPLATES), 7))
+@pytest.mark.parametrize("index", [*range(len(TEMPLATES) - 3), *range(18, 22)])
 def test_controls_share_the_world_and_differ_in_the_act(index):
-    config = small_config()
-    film, failed, still = (data.compose(config, index, control) for control in (None, "failed", "still"))
-    for other in (failed, still):
-        assert other.xml == film.xml and np.array_equal(other.poses["camera"][0], film.poses["camera"][0])
-        assert np.allclose(other.poses["thing0"][0][0], film.poses["thing0"][0][0], atol=1e-6)  # they begin alike
-    for name in ("hand", "thing0"):
-        assert np.ptp(still.poses[name][0], axis=0).max() == 0
-    for failed_path, path in ((failed.poses["thing0"][0], film.poses["thing0"][0]), *((failed.joints[j], film.joints[j]) for j in film.joints)):
-        assert np.allclose(failed_path[-1], failed_path[0], atol=1e-3), "a failed act leaves the thing where it was"
-    assert np.ptp(failed.poses["hand"][0], axis=0).max() > 0.03  # somebody tried
+    clip, failed, still = (data.compose(0, index, control) for control in (None, "failed", "still"))
+    for xml, poses, joint, _ in (failed, still):
+        assert xml == clip[0] and np.array_equal(poses["camera"][0], clip[1]["camera"][0])
+        assert np.allclose(poses["thing"][0][0], clip[1]["thing"][0][0], atol=1e-6) and joint[0] == clip[2][0]
+    for path in (still[1]["hand"][0], still[1]["thing"][0], still[2]):
+        assert np.ptp(path, axis=0).max() == 0
+    where, joint = failed[1]["thing"][0], failed[2]
+    assert np.allclose(where[-1], where[0], atol=1e-3) and abs(joint[-1] - joint[0]) < 1e-3  # as before
+    assert np.ptp(failed[1]["hand"][0], axis=0).max() > 0.03  # somebody tried
 
 
-def test_the_switches_of_variety():
-    plain = [data.compose(small_config(textures=False, cameras=False), i) for i in range(3)]
-    assert all(film.paint == {} and np.ptp(film.poses["camera"][0], axis=0).max() == 0 for film in plain)
-    angles = [film.poses["camera"][1][0].as_rotvec() for film in plain]
-    assert np.allclose(angles[0], angles[1]) and np.allclose(angles[0], angles[2])
-    assert data.render(plain[0], small_config(textures=False)).std() > 5
-    words = small_config(actions="Opening")
-    assert {data.entry(words, i)["template"] for i in range(9)} == {"Opening [something]"}
-    with pytest.raises(common.UserError, match="Juggling"):
-        data.entry(small_config(actions="Juggling"), 0)
-
-
-# ---- The folder ----------------------------------------------------------------------------------------------------
-
-
-def test_layout_is_that_of_ssv2(tmp_path):
-    config = small_config(out=str(tmp_path), clips=40)
-    data.check_manifest(config)
-    videos = tmp_path / "20bn-something-something-v2"
-    videos.mkdir()
-    controls = data.list_controls(config)
-    for i, control in [(i, None) for i in range(40)] + controls:  # labels only: rendering is not under test here
-        data.clip_path(config, i, control).touch()
+def test_labels_are_those_of_ssv2(config):
+    config = dataclasses.replace(config, clips=40)
+    jobs = [(i, None) for i in range(40)] + data.list_controls(config)
+    files(data.Path("/"), [data.clip_path(config, *job) for job in jobs])  # nothing to render
     data.make_clips(config)
-    files = {name: json.loads((tmp_path / "labels" / f"{name}.json").read_text()) for name in ("labels", "train", "validation", "test", "controls")}
-    ids = {name: [entry["id"] for entry in files[name]] for name in ("train", "validation", "test", "controls")}
-    assert len(controls) == len(ids["controls"]) > 3
-    assert sorted(sum(ids.values(), [])) == sorted(p.stem for p in videos.iterdir()) and len(set(sum(ids.values(), []))) == 40 + len(controls)
-    assert all(set(e) == {"id", "label", "template", "placeholders"} for e in files["train"] + files["validation"])
-    assert all(set(e) == {"id"} for e in files["test"])
-    for entry in files["train"] + files["validation"]:
-        assert entry["template"].replace("[", "").replace("]", "") in files["labels"] and entry["id"].isdecimal()
-        assert len(entry["placeholders"]) == entry["template"].count("[") and "[" not in entry["label"]
-        assert all(name in entry["label"] for name in entry["placeholders"])
-    for entry in files["controls"]:
-        assert entry["control"] in ("failed", "still", "reversed") and entry["of"] in ids["validation"]
-        assert not entry["template"].startswith(("Pretending", "Touching"))
-    for split in ("train", "validation", "controls"):
-        assert [p.stem for p in common.find_clips(tmp_path, split)] == ids[split] != []
-    ids = [data.clip_id(i) for i in range(220_000)]
-    assert len(set(ids)) == len(ids)
+    found = {p.stem: json.loads(p.read_text()) for p in data.Path(config.out, "labels").glob("*.json")}
+    templates, controls, test = (found.pop(name) for name in ("labels", "controls", "test"))
+    told = found["train"] + found["validation"]
+    ids = {e["id"] for e in told + controls + test}
+    assert ids == {p.stem for p in data.find_videos(config.out)} and len(ids) == len(jobs)
+    assert all(set(e) == {"id"} for e in test) and len(controls) > 3 and len(told + test) == 40
+    for e in told:
+        assert e["template"].replace("[", "").replace("]", "") in templates and e["id"].isdecimal()
+        assert len(e["placeholders"]) == e["template"].count("[") and "[" not in e["label"]
+        assert all(name in e["label"] for name in e["placeholders"])
+    for e in controls:
+        assert e["control"] in ("failed", "still") and e["of"] in [clip["id"] for clip in found["validation"]]
+        assert not e["template"].startswith("Pretending")
+    assert len({data.clip_id(i) for i in range(220_000)}) == 220_000
 
 
-def test_runs_again_and_adds_only_what_is_missing(tmp_path):
-    config = small_config(out=str(tmp_path), clips=4, workers=2)  # two processes
-    data.make_clips(config)
-    paths = [data.clip_path(config, i) for i in range(4)]
-    frames = {path: common.read_clip(path)[0] for path in paths}
-    stamps = {path: path.stat().st_mtime_ns for path in paths}
-    assert common.read_clip(paths[0])[1] == 12 and not [p for p in tmp_path.rglob(".*")]
-    paths[2].unlink()
-    data.make_clips(dataclasses.replace(config, clips=5, workers=1))  # in this process
-    assert data.clip_path(config, 4).is_file()
-    assert [stamps[p] == p.stat().st_mtime_ns for p in paths] == [True, True, False, True]
-    assert all(np.array_equal(common.read_clip(p)[0], frames[p]) for p in paths)
-    raw = data.render(data.compose(config, 2), config)
-    assert np.abs(frames[paths[2]].astype(int) - raw).mean() < 8  # the file shows what was rendered
+def test_what_was_interrupted_is_finished_with_the_same_flags(config, monkeypatch):
+    data.claim(config)
+    with stopped_after(data, "write_clip", 3), pytest.raises(KeyboardInterrupt):
+        data.make_clips(config)
+    paths = [data.clip_path(config, i) for i in range(6)]
+    complete = data.Path(config.out, "labels", "labels.json")
+    assert [p.exists() for p in paths] == [True] * 3 + [False] * 3 and not complete.exists()
+    clips = [common.read_clip(p)[0] for p in paths[:3]]
+    paths[1].write_bytes(b"kept")
+
+    def in_this_process(*command):
+        monkeypatch.setattr(sys, "argv", [*map(str, command), "--workers", "1"])
+        assert common.parse_config(data.Config) == config
+        data.claim(config)
+        data.make_clips(config)
+
+    monkeypatch.setattr(common, "run_script", in_this_process)
+    common.ensure_clips(config.out)  # as 02, 03 and 04 do
+    frames, fps = common.read_clip(paths[5])
+    raw = data.render(*data.compose(3, 5), 48, 64)
+    assert fps == 12 and np.abs(frames.astype(int) - raw).mean() < 8  # the file shows what was rendered
+    assert paths[1].read_bytes() == b"kept" and complete.is_file()
+    data.claim(dataclasses.replace(config, clips=9))  # more are no error, but the folder is complete no more
+    assert not complete.exists()
+    for path in paths[:3]:
+        path.unlink()
+    data.make_clips(dataclasses.replace(config, clips=7, workers=2))  # in two processes, the same clips
+    assert all(np.array_equal(common.read_clip(p)[0], clip) for p, clip in zip(paths, clips))
+    assert data.clip_path(config, 6).is_file() and not [*complete.parents[1].rglob(".*")]
+    other = data.render(*data.compose(4, 0), 48, 64)
+    assert other.shape != clips[0].shape or np.abs(other.astype(int) - clips[0]).mean() > 8  # of another seed
 
 
-def test_other_settings_are_refused_in_one_line(tmp_path):
-    config = small_config(out=str(tmp_path), clips=0)
-    data.check_manifest(config)
-    data.check_manifest(dataclasses.replace(config, clips=9, workers=7))
-    real = tmp_path / "ssv2"
-    (real / "labels").mkdir(parents=True)
-    for change in ({"seed": 1}, {"height": 72}, {"out": str(real)}, {"width": 65}):
-        with pytest.raises(common.UserError) as error:
-            data.check_manifest(dataclasses.replace(config, **change))
-        assert "\n" not in str(error.value) and ("even" if "width" in change else str(tmp_path)) in str(error.value)
-    assert [p.name for p in real.iterdir()] == ["labels"]
+@pytest.mark.parametrize("change, words", [
+    ({"seed": 1}, "holds"), ({"height": 72}, "holds"), ({"width": 65}, "even"), ({"clips": 10**6}, "at most"),
+    ({"out": "tests"}, "holds")])
+def test_other_settings_and_folders_are_refused_in_one_line(config, change, words):
+    data.claim(config)
+    with pytest.raises(common.UserError, match=words) as error:
+        data.claim(dataclasses.replace(config, **change))
+    assert "\n" not in str(error.value) and not data.Path("tests", "manifest.json").exists()
 
 
-# ---- From clip to example ------------------------------------------------------------------------------------------
-
-
-def test_pairs_are_uniform_and_windows_whole():
-    rng = np.random.default_rng(0)
-    counts = np.zeros((5, 5))
-    for _ in range(4000):
-        history, goal = data.draw_pair(5, rng)
-        assert history.tolist() == [max(history[2] - 2, 0), max(history[2] - 1, 0), history[2]] and goal > history[2]
-        counts[history[2], goal] += 1
-    assert np.allclose(counts[np.triu_indices(5, 1)], 400, atol=90)  # 4.5 standard deviations
-    starts = {data.draw_window(34, rng)[0] for _ in range(100)}
-    assert starts == {0, 1, 2}
-    assert (np.diff(data.draw_window(50, rng)) == 1).all()
-    assert data.draw_window(20, rng).tolist() == [*range(20), *range(12)]
-
-
-@pytest.mark.parametrize("operation", list(data.RANDAUGMENT))
-def test_augmentation_against_torchvision_one_by_one(operation, monkeypatch):
-    frames = np.random.default_rng(1).integers(0, 256, (3, 60, 80, 3), dtype=np.uint8)
-    monkeypatch.setattr(data, "RANDAUGMENT", {operation: data.RANDAUGMENT[operation]})
-    names, clips = zip(*data.augment(frames, np.random.default_rng(3)).items())
-    rng = np.random.default_rng(3)
-    height, width = round(288 * rng.uniform(0.9, 1.33)), round(384 * rng.uniform(0.9, 1.33))
-    top, left, flip = rng.integers(height - 255), rng.integers(width - 255), rng.random() < 0.5
-    rng.choice([0], 2)
-    expected = torch.stack([torch.tensor(f).permute(2, 0, 1) for f in frames])
-    expected = TF.resize(TF.resize(expected, (288, 384)), (height, width))[:, :, top:top + 256, left:left + 256]
-    expected = expected.flip(-1) if flip else expected
-    for _ in range(2):
-        tall = torch.cat(list(expected), 1)  # the frames of a clip above each other
-        x = tall.int()
-        done = {"identity": tall, "posterize": tall, "solarize": tall, "invert": 255 - tall,
-                "solarize_add": torch.where(x < 128, (x + 220).clamp(0, 255), x).byte(), "equalize": TF.equalize(tall),
-                "autocontrast": TF.autocontrast(tall), "color": TF.adjust_saturation(tall, 3.7),
-                "contrast": TF.adjust_contrast(tall, 3.7), "brightness": TF.adjust_brightness(tall, 3.7),
-                "sharpness": TF.adjust_sharpness(tall, 3.7)}
-        if operation == "cutout":
-            (row, column), mask = rng.integers(0, 256, 2), torch.ones(256, 256, dtype=torch.bool)
-            rows, columns = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
-            mask = (rows >= row - 80) & (rows < row + 80) & (columns >= column - 80) & (columns < column + 80)
-            expected = expected.masked_fill(mask, 0)
-        else:
-            expected = torch.stack(done[operation].split(256, 1))
-    assert names[-1] == f"2: {operation}" and clips[-1].shape == (3, 3, 256, 256)
-    assert torch.equal(clips[-1], expected)
+@pytest.mark.parametrize("task, length, fastest, end, tolerance", [
+    ("pushing", 100, 0.02, (0, 0.75, 0), 0.06), ("drawer_open", 200, 0.01, (0, 0.7, 0.04), 0.08)])
+def test_demonstrations_are_what_the_robot_can_do(sac, task, length, fastest, end, tolerance):
+    """Not too fast or long; the red cup or drawer ends where it is in the goal picture of 05_sac.py."""
+    for seed in range(20):
+        tip, path = data.demonstrate(task, np.random.default_rng(seed))
+        assert len(tip) <= length and np.abs(np.diff(tip, axis=0)).max() <= fastest
+        moves = np.linalg.norm(np.diff(path, axis=0), axis=1) > 1e-9
+        assert moves.any() and not moves[: len(path) // 3].any() and np.allclose(path[-1], end)
+    robot = sac.make_task(task, (64, 64)).unwrapped
+    goal, places = robot.goal_images()[-1].copy(), []
+    robot.close()
+    clips = [data.demonstration(task, seed) for seed in range(3)]
+    if task == "pushing":
+        goal[:40] = 128  # there the robot is, red too
+    for picture in (goal, *(frames[-1] for frames in clips)):
+        r, g, b = np.moveaxis(picture[:, : 48 if task == "drawer_open" else 64].astype(int), -1, 0)
+        places.append(np.argwhere((r > 120) & (g < 60) & (b < 60)).mean(0) / 64)
+    assert np.abs(np.array(places[1:]) - places[0]).max() < tolerance
+    assert len({len(frames) for frames in clips}) > 1 and not np.array_equal(clips[0][0], clips[1][0])

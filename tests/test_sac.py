@@ -1,16 +1,14 @@
-"""05_sac.py, second half: each piece of SAC against an independent reference, and a run that stops and goes on."""
+"""05_sac.py, SAC: each piece against an independent reference, and runs that are stopped, or killed."""
 
-import collections
-import concurrent.futures
 import copy
+import inspect
 import json
 import math
-import os
-import resource
-import shutil
+import signal
 import subprocess
 import sys
-import threading
+import time
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -20,25 +18,23 @@ from scipy.stats import norm
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 import common
+from conftest import ROOT, stopped_after
 
-slow = pytest.mark.skipif(os.environ.get("SLOW_TESTS") != "1", reason="takes minutes; asked for with SLOW_TESTS=1")
 
-
-# ---- The squashed Gaussian ----
+def squashed(mean, std):
+    return Independent(TransformedDistribution(Normal(mean, std), TanhTransform(cache_size=1)), 1)
 
 
 @pytest.mark.parametrize("mean, std", [(0.0, 1.0), (0.7, 0.3), (-1.5, 2.0)])
 def test_log_probability_against_numerical_integration(sac, mean, std):
     edges = np.tanh(np.linspace(-8, 8, 20001))
-    probability = np.diff(norm.cdf((np.arctanh(edges) - mean) / std))  # of each bin of actions, from the normal CDF alone
+    probability = np.diff(norm.cdf((np.arctanh(edges) - mean) / std))  # of each bin, by the normal CDF alone
     middle = (edges[1:] + edges[:-1]) / 2
-    u = np.arctanh(middle)
-    noise = torch.from_numpy((u - mean) / std)[:, None]
+    noise = torch.from_numpy((np.arctanh(middle) - mean) / std)[:, None]
     full = lambda value: torch.full_like(noise, value)
     action, log_prob = sac.squashed_gaussian(full(mean), full(math.log(std)), noise)
     np.testing.assert_allclose(action[:, 0], middle, atol=1e-9)
-    density = log_prob.exp().numpy()
-    seen = probability > 1e-6
+    density, seen = log_prob.exp().numpy(), probability > 1e-6
     np.testing.assert_allclose(density[seen], (probability / np.diff(edges))[seen], rtol=2e-3)
     assert (density * np.diff(edges)).sum() == pytest.approx(probability.sum(), abs=1e-5)
 
@@ -47,433 +43,258 @@ def test_log_probability_adds_over_dimensions_and_survives_saturation(sac):
     torch.manual_seed(0)
     mean, log_std, noise = 0.5 * torch.randn(3, 5, 4, dtype=torch.float64)
     action, log_prob = sac.squashed_gaussian(mean, log_std, noise)
-    reference = Independent(TransformedDistribution(Normal(mean, log_std.exp()), TanhTransform(cache_size=1)), 1)
-    np.testing.assert_allclose(log_prob, reference.log_prob(action), rtol=1e-6)
+    np.testing.assert_allclose(log_prob, squashed(mean, log_std.exp()).log_prob(action), rtol=1e-6)
     far = torch.full((1, 1), 50.0, requires_grad=True)
-    _, log_prob = sac.squashed_gaussian(far, torch.zeros(1, 1), torch.zeros(1, 1))
-    log_prob.sum().backward()
+    (log_prob := sac.squashed_gaussian(far, torch.zeros(1, 1), torch.zeros(1, 1))[1]).sum().backward()
     assert torch.isfinite(log_prob).all() and torch.isfinite(far.grad).all()
-
-
-# ---- One update ----
-
-
-def batch_of(sac, size=6, shape=(16, 20, 3), actions=3, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    images = lambda: torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=g)
-    return (images(), torch.rand(size, actions, generator=g).double() * 2 - 1, torch.randn(size, generator=g).double(),
-            (torch.rand(size, generator=g) < 0.5).double(), images())
 
 
 @pytest.mark.parametrize("encoder", ["strided", "paper"])
 def test_losses_and_gradients_equal_a_plain_rederivation(sac, encoder, monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # the agent turns bytes into floats; here into doubles
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # of the bytes of a picture
     torch.manual_seed(1)
     agent = sac.Agent((16, 20, 3), 3, encoder, temperature=0.3).double()
     target = copy.deepcopy(agent)
     for p in target.parameters():
         p.data += 0.05 * torch.randn_like(p)
-    s, a, r, terminal, s2 = batch = batch_of(sac)
-    noise = torch.randn(2, 6, 3, dtype=torch.float64)
-    sum(sac.sac_losses(agent, target, batch, noise, gamma=0.9)[:3]).backward()
+    s, s2 = torch.randint(0, 256, (2, 6, 16, 20, 3), dtype=torch.uint8)
+    a, r, terminal = torch.rand(6, 3).double() * 2 - 1, *torch.randn(2, 6).double()
+    terminal, noise = (terminal > 0).double(), torch.randn(2, 6, 3, dtype=torch.float64)
+    losses = sac.sac_losses(agent, target, (s, a, r, terminal, s2), noise, gamma=0.9)
+    sum(losses[:3]).backward()
     mine = {name: p.grad for name, p in agent.named_parameters()}
 
     def encode(net, x, k):
         return net.encoders[k if encoder == "paper" else 0](x.permute(0, 3, 1, 2).double() / 255 - 0.5)
 
-    def dist(x):
+    def policy(x, noise):
         z = encode(agent, x, 2)
         mean, log_std = agent.actor(z if encoder == "paper" else z.detach()).chunk(2, -1)
-        return mean, log_std.exp(), Independent(TransformedDistribution(Normal(mean, log_std.exp()), TanhTransform(cache_size=1)), 1)
+        action = torch.tanh(mean + log_std.exp() * noise)
+        return action, squashed(mean, log_std.exp()).log_prob(action)
 
     alpha = agent.log_alpha.exp().item()
+    q = lambda net, z, k, action: net.critics[k](torch.cat([z, action], 1))[:, 0]
     with torch.no_grad():
-        mean, std, pi = dist(s2)
-        a2 = torch.tanh(mean + std * noise[0])
-        q2 = [target.critics[k](torch.cat([encode(target, s2, k), a2], 1))[:, 0] for k in (0, 1)]
-        y = r + 0.9 * (1 - terminal) * (torch.minimum(*q2) - alpha * pi.log_prob(a2))
-    q_loss = sum(0.5 * torch.mean((agent.critics[k](torch.cat([encode(agent, s, k), a], 1))[:, 0] - y) ** 2) for k in (0, 1))
-    mean, std, pi = dist(s)
-    new = torch.tanh(mean + std * noise[1])
-    log_prob = pi.log_prob(new)
-    q_new = [agent.critics[k](torch.cat([encode(agent, s, k).detach(), new], 1))[:, 0] for k in (0, 1)]
+        a2, log_prob = policy(s2, noise[0])
+        q2 = [q(target, encode(target, s2, k), k, a2) for k in (0, 1)]
+        y = r + 0.9 * (1 - terminal) * (torch.minimum(*q2) - alpha * log_prob)
+    q_loss = sum(0.5 * torch.mean((q(agent, encode(agent, s, k), k, a) - y) ** 2) for k in (0, 1))
+    new, log_prob = policy(s, noise[1])
+    q_new = [q(agent, encode(agent, s, k).detach(), k, new) for k in (0, 1)]
     pi_loss = (alpha * log_prob - torch.minimum(*q_new)).mean()
     alpha_loss = -(agent.log_alpha * (log_prob.detach() - 3)).mean()
-    critic = [*agent.critics.named_parameters("critics"), *agent.encoders.named_parameters("encoders")]
-    actor = [*agent.actor.named_parameters("actor"), *(agent.encoders[2].named_parameters("encoders.2") if encoder == "paper" else [])]
-    actor_names = {name for name, _ in actor}
-    for loss, named in ((q_loss, [(n, p) for n, p in critic if n not in actor_names]), (pi_loss, actor),
-                        (alpha_loss, [("log_alpha", agent.log_alpha)])):
-        for (name, _), gradient in zip(named, torch.autograd.grad(loss, [p for _, p in named], retain_graph=True)):
+    critic = dict(agent.named_parameters())
+    own = ("actor.", "encoders.2.") if encoder == "paper" else "actor."
+    actor = {name: critic.pop(name) for name in mine if name.startswith(own)}
+    alpha_part = {"log_alpha": critic.pop("log_alpha")}
+    for loss, part in ((q_loss, critic), (pi_loss, actor), (alpha_loss, alpha_part)):
+        for name, gradient in zip(part, torch.autograd.grad(loss, list(part.values()), retain_graph=True)):
             torch.testing.assert_close(mine[name], gradient, rtol=1e-7, atol=1e-10, msg=name)
-    mine_losses = sac.sac_losses(agent, target, batch, noise, gamma=0.9)
-    torch.testing.assert_close(torch.stack(mine_losses[:3]), torch.stack([q_loss, pi_loss, alpha_loss]))
+    torch.testing.assert_close(torch.stack(losses[:3]), torch.stack([q_loss, pi_loss, alpha_loss]))
     assert all(g is not None for g in mine.values()) and all(p.requires_grad for p in agent.parameters())
-
-
-@slow  # half a minute, for the compiler
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler here")
-def test_compiled_losses_and_gradients_equal_eager_ones(sac):
-    torch.manual_seed(1)
-    agent = sac.Agent((16, 20, 3), 3)
-    target = copy.deepcopy(agent).requires_grad_(False)
-    batch = [x.float() if x.dtype == torch.float64 else x for x in batch_of(sac)]
-    seen = []
-    for losses in (sac.sac_losses, sac.compile_losses(torch.device("cpu"))):
-        agent.zero_grad()
-        values = losses(agent, target, batch, torch.ones(2, 6, 3), 0.9)
-        sum(values[:3]).backward()
-        seen.append([*values, *(p.grad.clone() for p in agent.parameters())])
-    for eager, compiled in zip(*seen):
-        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
-
-
-def test_target_moves_by_tau(sac):
-    fast, slow = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    start = slow.weight.detach().clone()
-    for _ in range(3):
-        sac.polyak(fast, slow, 0.1)
-    torch.testing.assert_close(slow.weight, fast.weight + 0.9**3 * (start - fast.weight))
-
-
-@slow  # 5 minutes
-def test_pendulum_is_learned_from_its_state(sac, tmp_path):
-    make = lambda: gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(-1), np.float32(1))
-    config = sac.Config(steps=10_000, gamma=0.99, eval_every=10_000, eval_episodes=10, out=str(tmp_path), device="cpu")
-    runs = sac.train(config, [make() for _ in range(3)], make())
-    assert all(run.rows[-1]["return"] > -200 for run in runs), [run.rows[-1]["return"] for run in runs]
 
 
 def test_the_paper_preset_is_table_iii_and_the_released_code(sac):
     paper = sac.Config.paper()
     assert (paper.gamma, paper.batch, paper.lr, paper.tau) == (0.99, 256, 3e-4, 0.005)
-    assert (paper.random_steps, paper.update_every, paper.temperature) == (1000, 1, 1.0)
-    assert paper.stage_cost == 0.2  # T = 10 and cost 2, T = 100 and cost 20
-    assert not paper.bootstrap_truncation and not paper.shift_per_image and paper.encoder == "paper"
+    assert (paper.random_steps, paper.temperature, paper.encoder) == (1000, 1, "paper")
+    assert not (paper.bootstrap_truncation or paper.shift_per_image or paper.height) and paper.stage_cost == 2
+    steps = {task: sac.fill_in(replace(paper, task=task)).steps for task in ("pushing", "close_drawer")}
+    assert steps == {"pushing": 400_000, "close_drawer": 35_000}
 
 
-# ---- Memory ----
-
-
-def test_replay_never_crosses_an_episode_even_when_it_wraps(sac, rng):
-    ring, number, kept = sac.Replay(23, (1, 1, 3), 1), 0, []
+def test_replay_never_crosses_an_episode_even_when_it_grows(sac, rng):
+    memory, kept = sac.Replay(3, (1, 1, 3), 1), {}
     for episode in range(30):
-        length = int(rng.integers(1, 8))
-        code = lambda t: np.array([[[episode, t, 0]]], np.uint8)
-        ring.begin(code(0))
-        for t in range(length):
-            ring.add([number], number, t == length - 1, code(t + 1))
-            kept.append((episode, t, number))
-            number += 1
-        images, actions, rewards, terminal, following = ring.sample(200, rng)
-        for i in range(200):
-            (e, t, _), (e2, t2, _) = images[i, 0, 0].tolist(), following[i, 0, 0].tolist()
-            assert e == e2 and t2 == t + 1 and (e, t, int(rewards[i])) in kept[-22:] and actions[i] == rewards[i]
-        assert ring.count <= 22
-    oldest = {tuple(x) for x in zip(images[:, 0, 0, 0].tolist(), images[:, 0, 0, 1].tolist())}
-    assert ring.count >= 15 and len(oldest) == ring.count  # 200 draws from about 20 places see every one
+        for t in range(int(rng.integers(2, 9))):
+            n = len(kept)
+            memory.add(np.array([[[episode, t, 0]]]), [n] if t else None, n, n % 2)
+            kept |= {(episode, t - 1): n} if t else {}
+        images, actions, rewards, terminal, following = memory.sample(200, rng)
+        assert np.array_equal(following[:, 0, 0], images[:, 0, 0] + [0, 1, 0])
+        assert rewards.tolist() == [kept[e, t] for e, t, _ in images[:, 0, 0].tolist()]
+        assert np.array_equal(actions[:, 0], rewards) and np.array_equal(terminal, rewards % 2)
+    assert set(memory.sample(5000, rng)[2].tolist()) == set(kept.values())
 
 
-def test_a_million_steps_need_what_the_text_says(sac):
-    ring = sac.Replay(1000, (48, 48, 3), 5)
-    size = sum(x.nbytes for x in (ring.frames, ring.actions, ring.rewards, ring.terminal, ring.starts)) / 1000
-    assert size == 6912 + 36 and 6.9e9 < 1e6 * size < 6.95e9
-
-
-def test_random_shift_moves_whole_pictures(sac, rng):
-    images = torch.randint(1, 256, (32, 12, 10, 3), dtype=torch.uint8)
-    shifted = sac.random_shift(images, rng, pad=4)
-    padded = np.pad(images.numpy(), ((0, 0), (4, 4), (4, 4), (0, 0)))
-    for picture, big in zip(shifted.numpy(), padded):
-        assert any(np.array_equal(picture, big[y : y + 12, x : x + 10]) for y in range(9) for x in range(9))
-
-
-# ---- Runs ----
+@pytest.mark.parametrize("per_image", [True, False])
+def test_random_shift_moves_whole_pictures(sac, rng, per_image):
+    images = rng.integers(1, 256, (200, 12, 10, 6), np.uint8)
+    places = []
+    for picture, shifted in zip(images, sac.random_shift(images, rng, pad=4, per_image=per_image)):
+        padded = np.pad(picture, ((4, 4), (4, 4), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (12, 10, 6))
+        places += map(tuple, np.argwhere((windows == shifted).all((2, 3, 4, 5))))
+    assert len(places) == 200 and (len(set(places)) > 60 if per_image else len(set(places)) == 1)
 
 
 class Dot(gym.Env):
-    """A bright dot that actions move; success where it reaches the right edge. Ends after `limit` steps."""
+    """A bright dot that actions move; success where it reaches the right edge. Ends after 12 steps."""
 
-    def __init__(self, limit=12, terminates=False):
-        self.observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
-        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-        self.limit, self.terminates = limit, terminates
+    observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, terminates=False, fixed=False):
+        self.terminates, self.fixed, self.seeds = terminates, fixed, []
 
     def _see(self):
-        image = np.zeros((16, 16, 3), np.uint8)
-        image[tuple(np.clip(self.at, 0, 15).astype(int))] = 255
-        return image
+        seen = np.zeros((16, 16, 3), np.uint8)
+        seen[tuple(self.at.astype(int))] = 255
+        return seen
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.at, self.time = np.array([self.np_random.uniform(3, 12), 2.0]), 0
+        self.seeds.append(seed)
+        self.at, self.time = np.array([5 if self.fixed else self.np_random.uniform(3, 12), 2.0]), 0
         return self._see(), {}
 
     def step(self, action):
         self.at, self.time = np.clip(self.at + 2 * np.asarray(action), 0, 15), self.time + 1
-        success, over = self.at[1] > 13, self.time >= self.limit
-        return self._see(), np.float64(success), over and self.terminates, over and not self.terminates, {"success": bool(success)}
+        success, over = bool(self.at[1] > 13), self.time == 12
+        ends = over and bool(self.terminates), over and not self.terminates
+        return self._see(), float(success), *ends, {"success": success}
 
 
-def settings(sac, tmp_path, **changes):
-    config = sac.Config.smoke()
-    config.out, config.device, config.steps, config.random_steps, config.eval_every = str(tmp_path), "cpu", 96, 24, 48
-    for name, value in changes.items():
-        setattr(config, name, value)
-    return config
+def settings(sac, folder, **changes):
+    """96 steps, of which 24 random; two evaluations."""
+    small = dict(out=str(folder), device="cpu", steps=96, random_steps=24, eval_every=48)
+    return replace(sac.Config.smoke(), **{**small, **changes})
 
 
-class Inline:
-    """A pool that does the work at once, in this thread."""
-
-    def submit(self, function, *arguments):
-        done = concurrent.futures.Future()
-        done.set_result(function(*arguments))
-        return done
-
-
-@pytest.mark.parametrize("terminates, bootstrap, expected", [(False, True, 0), (True, True, 1), (False, False, 1)])
-def test_truncation_bootstraps_and_termination_does_not(sac, tmp_path, terminates, bootstrap, expected):
-    env = Dot(terminates=terminates)
-    run = sac.Run(settings(sac, tmp_path, bootstrap_truncation=bootstrap, random_steps=10**6), env)
-    assert len(list(sac.collect_episode(run, env, Inline()))) == run.replay.count == 12
-    stored = run.replay.terminal[run.replay.starts[:12]]
-    assert stored[:-1].sum() == 0 and stored[-1] == expected
+def assert_same(folder, other):
+    """Weights and curves are equal to the digit, columns of time left out."""
+    weights, others = (torch.load(path / "checkpoint.pt") for path in (folder, other))
+    for part in ("agent", "target"):
+        assert all(torch.equal(weight, others[part][name]) for name, weight in weights[part].items())
+    one, two = (common.read_csv(path / "curve.csv") for path in (folder, other))
+    for name in set(one) - {"minutes", "steps_per_second"}:
+        np.testing.assert_array_equal(one[name], two[name], name)
 
 
-def test_training_moves_all_weights_and_writes_the_curve(sac, tmp_path):
-    config = settings(sac, tmp_path)
-    before = copy.deepcopy(sac.Run(config, Dot()).agent.state_dict())
-    run, = sac.train(config, [Dot()], Dot())
-    assert all(not torch.equal(before[k], v) for k, v in run.agent.state_dict().items())
-    assert any(not torch.equal(before[k], v) for k, v in run.target.state_dict().items())
+def test_training_moves_all_weights_and_missing_numbers_are_nan(sac, tmp_path):
+    config = settings(sac, tmp_path, eval_every=24, tau=0.25)
+    fresh = copy.deepcopy(sac.Run(config, Dot()).agent.state_dict())
+    run = sac.train(config, Dot())
+    assert all(not torch.equal(fresh[name], weight) for name, weight in run.agent.state_dict().items())
     curve = common.read_csv(tmp_path / "curve.csv")
-    assert curve["step"].tolist() == [48, 96] and {"return", "success", "success_last", "alpha", "steps_per_second"} <= set(curve)
+    assert curve["step"].tolist() == [24, 48, 72, 96] and set(curve["seed"]) == {0}
+    assert np.isnan(curve["distance"]).all() and np.isnan(curve["T"]).all()
+    for name in sac.LOSSES:
+        assert np.isnan(curve[name][0]) and np.isfinite(curve[name][1:]).all()  # 24 steps are random
+    assert {"curve.png", "policy.png"} <= {path.name for path in tmp_path.iterdir()}
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert told["T"] is None and told["batch"] == 8 and told["device"] == "cpu" and told["threads"] == 1
+    before = [weight.clone() for weight in run.target.parameters()]
+    assert sac.update(run)[-1] == pytest.approx(run.agent.log_alpha.exp().item())
+    for old, slow, fast in zip(before, run.target.parameters(), run.agent.parameters()):
+        torch.testing.assert_close(slow, 0.75 * old + 0.25 * fast.detach())
 
 
-def test_batches_are_drawn_ahead_in_the_main_thread(sac, tmp_path, monkeypatch):
-    drawn, used, draw, update = [], [], sac.draw_batch, sac.update
-
-    def drawing(run):
-        drawn.append((threading.current_thread(), run.episode, run.replay.count, *draw(run)))
-        return drawn[-1][3:]
-
-    def updating(run, batch, noise):
-        used.append((threading.current_thread(), noise))
-        return update(run, batch, noise)
-
-    monkeypatch.setattr(sac, "draw_batch", drawing)
-    monkeypatch.setattr(sac, "update", updating)
-    run, = sac.train(settings(sac, tmp_path), [Dot()], Dot())  # episodes of 12 steps, updates from the third on
-    main = threading.main_thread()
-    assert all(thread is main for thread, *_ in drawn) and all(thread is not main for thread, _ in used)
-    for episode in range(2, run.episode):
-        batches = [(count, noise) for _, when, count, _, noise in drawn if when == episode]
-        assert [count for count, _ in batches] == [12 * episode, *range(12 * episode, 12 * episode + 12)]
-        assert all(noise is theirs for (_, noise), (_, theirs) in zip(batches, used[12 * (episode - 2):][:12]))
+@pytest.mark.parametrize("terminates, bootstrap, last", [(0, True, 0), (1, True, 1), (0, False, 1)])
+def test_truncation_bootstraps_and_termination_does_not(sac, tmp_path, terminates, bootstrap, last):
+    run = sac.train(settings(sac, tmp_path, bootstrap_truncation=bootstrap, steps=12), Dot(terminates))
+    assert run.replay.terminal[:12].tolist() == [0] * 11 + [last]
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path, monkeypatch):
-    train = lambda folder, **changes: sac.train(settings(sac, tmp_path / folder, **changes), [Dot(), Dot()], Dot())
-    whole, real = train("whole"), sac.collect_episode
-
-    def press_ctrl_c(run, env, pool):
-        if run.episode == 5:
-            sac.signal.raise_signal(sac.signal.SIGINT)
-        return real(run, env, pool)
-
-    monkeypatch.setattr(sac, "collect_episode", press_ctrl_c)
-    monkeypatch.setattr(sac.StopAtEpisodeEnd, "_ask", lambda self, *_: setattr(self, "asked", True))  # one press per agent
-    with pytest.raises(KeyboardInterrupt):
-        train("halves")
-    monkeypatch.setattr(sac, "collect_episode", real)
-    for seed in (0, 1):
-        assert common.load_checkpoint(tmp_path / f"halves/checkpoint-seed{seed}.pt")["step"] == 72  # the sixth episode's end
-    again = train("halves")
-    assert_same_runs(whole, again)
-    with pytest.raises(common.UserError, match="another gamma"):
-        train("halves", gamma=0.5)
-    anew = train("halves", gamma=0.5, resume=False)
-    assert [run.step for run in anew] == [96, 96] and anew[0].rows[-1]["critic_loss"] != whole[0].rows[-1]["critic_loss"]
+def test_evaluation_never_meets_training(sac, tmp_path):
+    evaluation = {sac.start_seed(i) for i in range(20)}
+    training = {sac.start_seed(episode, seed) for seed in range(5) for episode in range(10_000)}
+    assert len(evaluation) == 20 and len(training) > 49_990 and not training & evaluation
+    env = Dot()
+    sac.train(settings(sac, tmp_path, steps=48, seed=1), env)
+    assert env.seeds[:4] == [sac.start_seed(episode, 1) for episode in range(4)]
+    assert set(env.seeds[4:]) == {sac.start_seed(i) for i in range(5)}  # one is played, after a look at five
+    for fixed, plays in ((True, 1), (False, 7)):
+        env = Dot(fixed=fixed)
+        scores, (frames, actions, infos) = sac.evaluate(sac.Agent((16, 16, 3), 2), env, 7)
+        assert len(env.seeds) == 5 + plays and math.isnan(scores["distance"])
+        assert len(frames) == len(actions) + 1 == len(infos) == 13
 
 
-def test_a_run_belongs_to_its_seed_settings_and_distance(sac, tmp_path):
-    def train(shade=1.0, **changes):
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path):
+    def train(name, shade=1.0, **changes):
         distance = lambda frames, goal: shade * np.abs(frames.astype(float) - goal).mean((1, 2, 3))
-        env, eval_env = (sac.GoalReward(Dot(), distance, np.full((16, 16, 3), 99, np.uint8)) for _ in range(2))
-        return sac.train(settings(sac, tmp_path / "run", **changes), [env], eval_env)
+        env = sac.GoalReward(Dot(), distance, np.full((16, 16, 3), 99, np.uint8))
+        return sac.train(settings(sac, tmp_path / name, **changes), env, save_seconds=0)
 
-    run, = train()
-    told, curve = ((tmp_path / "run" / name).read_text() for name in ("run.json", "curve.csv"))
-    assert json.loads(told)["scale"] == run.scale > 0 and json.loads(told)["device"] == "cpu"
-    for changes, words in (({"gamma": 0.5}, "another gamma"), ({"seed": 1}, "of another seed")):
+    T, curve = train("whole").T, common.read_csv(tmp_path / "whole/curve.csv")
+    assert json.loads((tmp_path / "whole/run.json").read_text())["T"] == T > 0
+    assert (curve["T"] == T).all() and (curve["distance"] > 0).all()
+    with stopped_after(sac, "update", 50), pytest.raises(KeyboardInterrupt):  # within the seventh episode
+        train("halves")
+    assert torch.load(tmp_path / "halves/checkpoint.pt")["step"] in range(12, 73, 12)
+    for changes, words in ((dict(gamma=0.5), "another gamma"), (dict(shade=2.0), "another distance")):
         with pytest.raises(common.UserError, match=words):
-            train(**changes)
-    with pytest.raises(common.UserError, match="another distance .T was"):
-        train(shade=2.0)
-    assert train()[0].step == 96
-    assert [(tmp_path / "run" / name).read_text() for name in ("run.json", "curve.csv")] == [told, curve]
-
-
-def test_flags_that_would_do_nothing_are_refused(sac, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sac, "run_script", lambda *_: pytest.fail("only the default distance is made"))
-    small = dict(task="pushing", height=24, device="cpu")
-    for changes, words in ((dict(distance="none", sparse_weight=0.0), "for a distance file"), (dict(distance="oracle", goals="x.mp4"), "for a"),
-                           (dict(distance="runs/hold_r/distance.pt2"), "no distance file")):
-        with pytest.raises(common.UserError, match=words):
-            sac.make_env(sac.Config(**small, **changes))
-    with pytest.raises(common.UserError, match="temperature"):
-        sac.train(settings(sac, tmp_path, temperature=0.0), [Dot()], Dot())
-
-
-def assert_same_runs(some, others):
-    time_free = lambda rows: [{k: v for k, v in row.items() if k not in ("minutes", "steps_per_second")} for row in rows]
-    for one, other in zip(some, others, strict=True):
-        assert all(torch.equal(v, other.agent.state_dict()[k]) for k, v in one.agent.state_dict().items())
-        assert time_free(one.rows) == time_free(other.rows)
-
-
-def test_a_finished_run_goes_on_with_more_steps(sac, tmp_path):
-    train = lambda folder, **changes: sac.train(settings(sac, tmp_path / folder, **changes), [Dot(), Dot()], Dot())
+            train("halves", **changes)
+    train("halves")
     train("longer", steps=48)
-    assert_same_runs(train("whole"), train("longer"))
-    with pytest.raises(common.UserError, match="another steps"):
-        train("longer", steps=48)
-    train("full", steps=48, replay=20)
-    assert_same_runs(train("whole full", replay=20), train("full", replay=20))
+    train("longer")
+    for name in ("halves", "longer"):
+        assert_same(tmp_path / "whole", tmp_path / name)
+    assert train("halves").step == train("halves", gamma=0.5, resume=False).step == 96
 
 
-def test_a_memory_may_grow_until_it_is_full(sac):
-    small, large = sac.Replay(4, (1,), actions=1), sac.Replay(9, (1,), actions=1)
-    small.begin(np.zeros(1, np.float32))
-    for t in (1, 2):
-        small.add([0.0], t, False, np.full(1, t, np.float32))
-    large.load_state_dict(small.state_dict())
-    for t in (3, 4, 5):
-        large.add([0.0], t, False, np.full(1, t, np.float32))
-    _, _, reward, _, following = large.sample(99, np.random.default_rng(0))
-    assert set(reward.tolist()) == {1, 2, 3, 4, 5} and torch.equal(following[:, 0], reward)
-    small.add([0.0], 3, False, np.full(1, 3, np.float32))
-    with pytest.raises(common.UserError, match="4 places is full"):
-        large.load_state_dict(small.state_dict())
-
-
-@pytest.mark.parametrize("which", range(3))
-def test_a_loss_that_is_not_finite_stops_and_names_the_step(sac, tmp_path, monkeypatch, which):
-    real, calls = sac.sac_losses, []
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(sac, tmp_path, monkeypatch):
+    real, calls = sac.sac_losses, iter(range(99))
 
     def broken(*arguments):
-        calls.append(1)
-        losses = list(real(*arguments))
-        losses[which] = losses[which] * (math.inf if len(calls) == 15 else 1)
-        return losses
+        critic, *others = real(*arguments)
+        return critic * (math.inf if next(calls) == 14 else 1), *others
 
     monkeypatch.setattr(sac, "sac_losses", broken)
-    with pytest.raises(common.UserError, match=f"{sac.LOSSES[which]}.* not finite at step 38 of seed 0"):
-        sac.train(settings(sac, tmp_path, checkpoint_minutes=0.0), [Dot()], Dot())
-    kept = common.load_checkpoint(tmp_path / "checkpoint-seed0.pt")
-    assert 12 <= kept["step"] <= 36 and all(v.isfinite().all() for v in kept["agent"].values())
+    with pytest.raises(common.UserError, match="step 38: .'critic_loss': inf"):
+        sac.train(settings(sac, tmp_path), Dot(), save_seconds=0)
+    kept = torch.load(tmp_path / "checkpoint.pt")
+    assert kept["step"] <= 36 and all(weight.isfinite().all() for weight in kept["agent"].values())
 
 
-def test_seeds_side_by_side_learn_what_each_learns_alone(sac, tmp_path, monkeypatch):
-    real, seen = sac.update, collections.defaultdict(list)
-
-    def recorded(run, *drawn):
-        seen[run.config.out, run.config.seed].append(real(run, *drawn))
-        return seen[run.config.out, run.config.seed][-1]
-
-    class Early(Dot):  # episodes of different lengths, so that the seeds get out of step
-        def step(self, action):
-            image, reward, terminated, truncated, info = super().step(action)
-            return image, reward, terminated or bool(reward), truncated, info
-
-    monkeypatch.setattr(sac, "update", recorded)
-    config = lambda name, **changes: settings(sac, tmp_path / name, steps=130, **changes)
-    sac.train(config("together", seed=4), [Early() for _ in range(3)], Early())
-    for seed in (4, 5, 6):
-        sac.train(config(f"alone{seed}", seed=seed), [Early()], Early())
-        together, alone = (torch.stack(seen[str(tmp_path / name), seed][:100]) for name in ("together", f"alone{seed}"))
-        assert together.shape == (100, 5)
-        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    curve = common.read_csv(tmp_path / "together" / "curve.csv")
-    assert curve["step"].tolist() == sorted(curve["step"]) and set(curve["seed"]) == {4, 5, 6}
-    rows = [common.read_csv(tmp_path / f"alone{seed}" / "curve.csv") for seed in (4, 5, 6)]
-    for one in rows:
-        mine = curve["seed"] == one["seed"][0]
-        assert all(np.allclose(curve[k][mine], one[k]) for k in one if k not in ("minutes", "steps_per_second"))
+def test_make_env_reads_its_flags_and_bad_input_gets_one_line(sac, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make = lambda **flags: sac.make_env(replace(sac.Config("drawer_open", "pixels", height=24), **flags))
+    both, last = make(), make(single_goal=True)
+    assert both.observation_space.shape == (24, 24, 6) and last.observation_space.shape == (24, 24, 3)
+    assert len(both.goals) == 2 and np.array_equal(last.goals[0], both.goals[1])
+    common.write_video("goals.mp4", np.repeat(both.goals, 4, 0), fps=5)
+    video = make(goals="goals.mp4", scale=7.0, scale_factor=0.5, sparse_weight=0.0)
+    assert len(video.goals) == 8 and video.time_indexed and video.scale == 3.5 and video.sparse_weight == 0
+    for flags, words in ((dict(distance="none", sparse_weight=0.0), "knows no"),
+                         (dict(distance="oracle", goals="x.mp4"), "knows no"),
+                         (dict(distance="runs/x/distance.pt2"), "is missing")):
+        with pytest.raises(common.UserError, match=words):
+            make(**flags)
+    strange = gym.wrappers.TransformObservation(Dot(), lambda x: x, gym.spaces.Discrete(3))
+    for env, words in ((strange, "observations are"), (gym.wrappers.RescaleAction(Dot(), -2, 2), "Rescale")):
+        with pytest.raises(common.UserError, match=words):
+            sac.train(settings(sac, tmp_path), env)
 
 
-def test_run_folders_are_named_after_their_seeds(sac):
-    assert sac.default_out(sac.Config(distance="none", seed=2)) == "runs/sac/close_drawer-sparse-seed2"
-    assert sac.default_out(sac.Config(distance="none", seed=2, seeds=5)) == "runs/sac/close_drawer-sparse-seed2-6"
-    with pytest.raises(common.UserError, match="--seeds is 0"):
-        sac.learn(sac.Config(seeds=0), None, None)
+OWN = """import sys
+sys.modules.update(dict.fromkeys(("mujoco", "metaworld", "OpenGL")))  # importing these fails
+import gymnasium as gym
+import numpy as np
+import sac
+
+{environment}
+config = sac.parse_config(sac.Config, random_steps=12, batch=4, eval_every=48, eval_episodes=1)
+env = sac.GoalReward(Dot(), lambda frames, goal: np.ones(len(frames)), np.full((16, 16, 3), 9, np.uint8), 1.0)
+sac.train(config, env, save_seconds=0)
+"""
 
 
-def test_a_folder_in_use_is_refused_until_its_process_is_gone(sac, tmp_path):
-    hold = "import importlib, time; sac = importlib.import_module('05_sac')\nwith sac.claim_folder({!r}):\n    print('mine', flush=True); time.sleep(99)"
-    other = subprocess.Popen([sys.executable, "-c", hold.format(str(tmp_path))], stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "mine\n"
+def test_ones_own_environment_needs_two_files_is_locked_and_survives_a_kill(sac, tmp_path):
+    for name, source in (("sac.py", "05_sac.py"), ("common.py", "common.py")):
+        (tmp_path / name).write_bytes((ROOT / source).read_bytes())
+    (tmp_path / "own.py").write_text(OWN.format(environment=inspect.getsource(Dot)))
+    command = [sys.executable, "own.py", "--out"]
+    start = lambda out, steps: subprocess.Popen([*command, out, "--steps", str(steps)], cwd=tmp_path)
+    process = start("out", 9600)
+    while not (tmp_path / "out/checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.05)
     with pytest.raises(common.UserError, match="in use by another process"):
-        sac.train(settings(sac, tmp_path), [Dot()], Dot())
-    other.kill()
-    other.wait()
-    with sac.claim_folder(tmp_path):
-        pass
-
-
-def test_a_full_disk_is_one_line_and_keeps_the_previous_checkpoint(sac, tmp_path):
-    run = sac.Run(settings(sac, tmp_path), Dot())
-    run.save()
-    before, (soft, hard) = run.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # a disk that takes half of it
-    try:
-        with pytest.raises(common.UserError, match="checkpoint-seed0.pt could not be written: File too large"):
-            run.save()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert run.path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [run.path.name]
-
-
-def test_slow_saving_makes_checkpoints_rarer(sac, tmp_path, monkeypatch):
-    clock, saves = [0.0], []
-
-    def episode(run, env, pool):  # takes 10 seconds
-        clock[0], run.step, run.recent = clock[0] + 10, run.step + 12, [(0.0, False, {})]
-        yield True
-
-    def save(run):  # takes 3 seconds
-        clock[0] += 3
-        saves.append(run.step)
-
-    monkeypatch.setattr(sac.time, "time", lambda: clock[0])
-    monkeypatch.setattr(sac, "collect_episode", episode)
-    monkeypatch.setattr(sac.Run, "save", save)
-    sac.train(settings(sac, tmp_path, steps=240, eval_every=10**6, checkpoint_minutes=0.1), [Dot()], Dot())
-    assert saves == [12, 96, 180, 240]  # after 10 seconds, and then after 60 seconds or more
-
-
-@pytest.mark.parametrize("env, words", [(gym.wrappers.TransformObservation(Dot(), lambda x: x, gym.spaces.Discrete(3)), "uint8 images"),
-                                        (gym.wrappers.RescaleAction(Dot(), -2, 2), "RescaleAction")])
-def test_environments_that_do_not_fit_get_one_line(sac, env, words):
-    with pytest.raises(common.UserError, match=words):
-        sac.check_spaces(env)
-
-
-def test_evaluation_plays_a_fixed_start_once_and_random_starts_often(sac, tmp_path):
-    agent, resets = sac.Agent((16, 16, 3), 2), []
-
-    class Counting(Dot):
-        def reset(self, **kwargs):
-            resets.append(1)
-            image, info = super().reset(**kwargs)
-            if self.fixed:
-                self.at[0] = 5.0
-            return self._see(), info
-
-    for fixed, plays in ((True, 1), (False, 7)):
-        env, resets[:] = Counting(), []
-        env.fixed = fixed
-        sac.evaluate(agent, env, 7)
-        assert len(resets) == 5 + plays  # five resets to see whether the start varies
+        sac.train(settings(sac, tmp_path / "out"), Dot())
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    steps = (torch.load(tmp_path / "out/checkpoint.pt")["step"] // 48 + 1) * 48
+    assert [one.wait() for one in (start("out", steps), start("whole", steps))] == [0, 0]
+    assert_same(tmp_path / "whole", tmp_path / "out")
