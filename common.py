@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import csv
 import dataclasses
-import functools
 import hashlib
 import inspect
 import json
@@ -26,6 +25,7 @@ from torchvision.transforms.v2 import functional as TF
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".gif")
 MAX_FRAMES = 1000  # of a clip; a longer video would fill the memory
+CACHE_BYTES = 2e9  # memory for the decoded clips of a split
 MEAN_FPS = 11.84  # of SSv2 (authors' code); also for files that do not say their own
 
 
@@ -36,7 +36,7 @@ class UserError(Exception):
 def parse_config(cls, **changes):
     """Fill in a `Config` dataclass from its preset, `changes`, and the command line (none in a notebook).
 
-    Comments behind fields are help, classmethods presets (`SMOKE_TEST=1`: `smoke`), "{seed}" the seed.
+    Comments behind fields are help, classmethods presets (`SMOKE_TEST=1`: `smoke`), "{seed}" is filled in.
     UserError for numbers below 0, or below 1 where `cls.positive` names them.
     """
     sys.excepthook = _one_line_for_users
@@ -73,12 +73,10 @@ def parse_config(cls, **changes):
 
 
 def _one_line_for_users(kind, error, trace):
-    if issubclass(kind, KeyboardInterrupt):
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-    elif issubclass(kind, UserError):
-        print(f"error: {error}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+    told = {UserError: f"error: {error}", KeyboardInterrupt: "\nstopped; the same command goes on"}
+    if kind not in told:
+        return sys.__excepthook__(kind, error, trace)
+    print(told[kind], file=sys.stderr)
 
 
 def run_script(script, *arguments):
@@ -94,9 +92,7 @@ def ensure_clips(folder):
     manifest = Path(folder) / "manifest.json"
     if manifest.is_file() and not (Path(folder) / "labels/labels.json").is_file():
         run_script("01_data.py", *json.loads(manifest.read_text())["flags"], "--out", folder)
-    elif not Path(folder).exists():
-        if Path(folder) not in (Path("data/standin"), Path("runs/smoke/clips")):
-            raise UserError(f"there is no folder {folder}; give --data a folder of videos")
+    elif not Path(folder).exists() and Path(folder) in (Path("data/standin"), Path("runs/smoke/clips")):
         run_script("01_data.py", "--out", folder)
 
 
@@ -183,9 +179,8 @@ def join_processes(name):
     device = pick_device(name)
     if world > 1 and device.type == "cuda":
         device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
     if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group()
+        distributed.init_process_group(device_id=device if device.type == "cuda" else None)
     return rank, max(1, world), device
 
 
@@ -245,20 +240,25 @@ def read_labels(folder, split):
         try:
             return [entry | {"id": str(entry["id"])} for entry in json.loads(path.read_text("utf-8"))]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is broken JSON ({error}); get it again") from error
+            raise UserError(f"{path} is broken JSON ({error})") from error
 
 
 def find_clips(folder, split):
-    """List the clips of a split: of SSv2 by its JSONs, else by a hash that holds out one video in ten."""
+    """List the clips of a split: of SSv2 by its JSONs, else by a hash that holds out one video in ten.
+
+    Those in the folder's bad.csv, which `01_data.py --check` writes, are left out.
+    """
     folder, labels = Path(folder), read_labels(folder, split)
-    videos = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))
-              if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "." and path.is_file()}
+    bad = read_csv(folder / "bad.csv")["path"] if (folder / "bad.csv").is_file() else ()
+    files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.name[0] != "."]
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    videos = {name: path for name, path in named.items() if name not in bad}
     if not videos:
-        raise UserError(f"there is no video in {folder}; to make some: python 01_data.py --out {folder}")
+        raise UserError(f"there is no video in {folder}; python 01_data.py --out {folder} makes some")
     if labels is not None:
         by_id = {p.stem: p for name, p in reversed(videos.items()) if not name.startswith("demonstrations/")}
         if missing := [entry["id"] for entry in labels if entry["id"] not in by_id]:
-            print(f"{len(missing)} of {len(labels)} clips of {split} are missing, first {missing[0]}.webm")
+            print(f"{len(missing)} of {len(labels)} clips of {split} are missing or bad, first {missing[0]}")
         return [by_id[entry["id"]] for entry in labels if entry["id"] in by_id]
     if split not in ("train", "validation") or any(read_labels(folder, s) for s in ("train", "validation")):
         raise UserError(f"there is no {split}.json in {folder}; put it beside the others")
@@ -268,19 +268,14 @@ def find_clips(folder, split):
 
 
 class ClipSet(torch.utils.data.Dataset):
-    """The clips of one split. Item i is (frames uint8 (T, H, W, 3), fps); small ones are kept in memory.
-
-    Clips in bad.csv (see `01_data.py --check`) are left out; for another unreadable one the next steps in.
-    """
+    """The clips of a split: item i is (frames uint8 (T, H, W, 3), fps); the next where one cannot be read."""
 
     def __init__(self, folder, split, short_side, limit=0):
-        bad = Path(folder) / "bad.csv"
-        names = read_csv(bad).get("path", ()) if bad.is_file() else ()
-        paths = [p for p in find_clips(folder, split) if p.relative_to(folder).as_posix() not in names]
-        if not paths:
-            raise UserError(f"no usable clip of split {split} in {folder}; add clips, or see {bad}")
-        self.paths, self.short_side, self.told = paths[: limit or None], short_side, set()
-        self.read = functools.lru_cache(1000)(read_clip) if short_side < 100 else read_clip  # 1 GB at most
+        self.paths, self.short_side = find_clips(folder, split)[: limit or None], short_side
+        self.told, self.kept = set(), {}
+        self.room = CACHE_BYTES
+        if not self.paths:
+            raise UserError(f"no usable clip of split {split} in {folder}")
 
     def __len__(self):
         return len(self.paths)
@@ -289,11 +284,16 @@ class ClipSet(torch.utils.data.Dataset):
         first = range(len(self))[index]
         for i in range(first, first + min(len(self), 100)):
             path = self.paths[i % len(self)]
+            if path in self.kept:
+                return self.kept[path]
             try:
-                frames, fps = self.read(path, self.short_side)
-                if len(frames) > 1:
-                    return frames, fps
-                raise UserError(f"{path} has a single frame; replace or remove it")
+                frames, fps = read_clip(path, self.short_side)
+                if len(frames) < 2:
+                    raise UserError(f"{path} has a single frame; replace or remove it")
+                if self.room > frames.nbytes:
+                    self.room -= frames.nbytes
+                    self.kept[path] = frames, fps
+                return frames, fps
             except UserError as error:
                 if path not in self.told:
                     print(f"left out: {error}", flush=True)
@@ -366,10 +366,9 @@ class Preprocess(nn.Module):
 
 
 def save_distance(path, program, meta):
-    """Export a module as a distance file: a `torch.export` program, with `meta` (kind, history, name, ...).
+    """Export a module as a distance file with its `meta` (kind, history, name, ...).
 
-    An `embedding` maps uint8 frames (B, H, W, 3) of any size to (B, E), a `pairwise` one takes frames
-    (B, history, H, W, 3), oldest first, and goals (B, H, W, 3) to (B,).
+    Kind `embedding`: uint8 frames (B, H, W, 3) -> (B, E); `pairwise`: (B, history, H, W, 3), goals -> (B,).
     """
     batch = torch.export.Dim("batch", max=1 << 16)
     free = [torch.export.Dim(name, min=2, max=1 << 14) for name in ("h", "w", "goal_h", "goal_w")]
@@ -456,11 +455,10 @@ def load_flax(network, arrays, paths, turn):
     for path in {*paths.values()} ^ {*arrays}:
         raise UserError(f"only one of checkpoint and network has {path}; give the checkpoint's --preset")
     for name, path in paths.items():
-        try:
-            state[name].copy_(turn(arrays[path], state[name].shape).reshape(state[name].shape))
-        except RuntimeError as error:
-            theirs, ours = tuple(arrays[path].shape), tuple(state[name].shape)
-            raise UserError(f"{path} is {theirs}, here {ours}; give the checkpoint's --preset") from error
+        theirs, ours = arrays[path].shape, state[name].shape
+        if theirs.numel() != ours.numel():
+            raise UserError(f"{path} is {tuple(theirs)}, here {tuple(ours)}; give the checkpoint's --preset")
+        state[name].copy_(turn(arrays[path], ours).reshape(ours))
 
 
 def spearman_to_go(d):

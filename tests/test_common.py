@@ -81,8 +81,9 @@ def test_what_is_missing_is_made_with_the_same_settings(tmp_path, monkeypatch):
     commands = []
     finished = type("Finished", (), {"returncode": 0})
     monkeypatch.setattr(common.subprocess, "run", lambda command: commands.append(command[1:]) or finished)
-    with pytest.raises(common.UserError, match="no folder my_vidoes"):
-        common.ensure_clips("my_vidoes/")
+    common.ensure_clips("my_vidoes/")
+    with pytest.raises(common.UserError, match="no video in my_vidoes"):
+        common.find_clips("my_vidoes/", "train")
     common.ensure_distance("runs/mine/distance.pt2")
     assert commands == []  # nothing of ours
     parse(monkeypatch, "--preset", "smoke")
@@ -157,7 +158,7 @@ def test_bad_clips_are_named_once_and_the_next_takes_their_place(tmp_path, capsy
     (tmp_path / "5.webm").write_text("no video")
     (tmp_path / "train.json").write_text(json.dumps([{"id": i} for i in (5, 4, 1, 2, 8)]))  # 8 has no file
     clips = common.ClipSet(tmp_path, "train", 8)
-    assert "1 of 5 clips of train are missing, first 8.webm" in capsys.readouterr().out and len(clips) == 4
+    assert "1 of 5 clips of train are missing or bad, first 8" in capsys.readouterr().out and len(clips) == 4
     frames = clips[0][0]  # of clip 1: 5 and 4 cannot be used
     assert frames.shape == (6, 8, 12, 3) and frames is clips[2][0] is clips[1][0]  # kept in memory
     told = capsys.readouterr().out
@@ -165,7 +166,7 @@ def test_bad_clips_are_named_once_and_the_next_takes_their_place(tmp_path, capsy
     common.write_csv(tmp_path / "bad.csv", [{"path": f"{name}.webm", "reason": "?"} for name in "45"])
     assert [path.stem for path in common.ClipSet(tmp_path, "train", 8).paths] == ["1", "2"]
     common.write_csv(tmp_path / "bad.csv", [{"path": f"{name}.webm", "reason": "?"} for name in "1245"])
-    with pytest.raises(common.UserError, match="no usable clip"):
+    with pytest.raises(common.UserError, match="no video|no usable clip"):
         common.ClipSet(tmp_path, "train", 8)
 
 

@@ -109,7 +109,7 @@ def test_an_interrupted_cell_goes_on_when_it_runs_again(smoke, monkeypatch):
     log = smoke[0] / "runs/again/log.csv"
 
     def interrupt():
-        while not (log.is_file() and common.read_csv(log)["step"][-1] >= 10):
+        while not (log.is_file() and common.read_csv(log)["step"][-1] >= 20):
             time.sleep(0.05)
         os.kill(client.km.provisioner.pid, signal.SIGINT)
 
@@ -119,10 +119,10 @@ def test_an_interrupted_cell_goes_on_when_it_runs_again(smoke, monkeypatch):
         threading.Thread(target=interrupt).start()
         with pytest.raises(nbclient.exceptions.CellExecutionError, match="KeyboardInterrupt"):
             client.execute_cell(book.cells[index], index)
-        reached = common.read_csv(log)["step"][-1]
-        assert reached < 60
+        assert common.read_csv(log)["step"][-1] < 60
         cell = client.execute_cell(book.cells[index], index)
-    assert f"going on from step {reached:.0f} of 60" in "".join(o.get("text", "") for o in cell.outputs)
+    told = re.search(r"going on from step (\d+) of 60", "".join(o.get("text", "") for o in cell.outputs))
+    assert 10 <= int(told[1]) < 60
     assert common.read_csv(log)["step"].tolist() == [0, 10, 20, 30, 40, 50, 60]
 
 
@@ -152,7 +152,7 @@ def test_nothing_is_committed_that_should_not_be():
     ("06_baselines.py", ["--rewards", "gail"], "gail"),
     ("05_sac.py", ["--task", "dancing"], "invalid choice"),
     ("05_sac.py", ["--distance", "common.py"], "no distance file"),
-    ("03_hold_c.py", ["--data", "nowhere"], "no folder nowhere"),
+    ("03_hold_c.py", ["--data", "nowhere"], "no video in nowhere"),
 ])
 def test_bad_flags_get_one_clear_line(script, flags, words, tmp_path):
     finished = run(script, *flags, "--out", tmp_path / "out")
