@@ -455,10 +455,11 @@ def load_flax(network, arrays, paths, turn):
     for path in {*paths.values()} ^ {*arrays}:
         raise UserError(f"only one of checkpoint and network has {path}; give the checkpoint's --preset")
     for name, path in paths.items():
-        theirs, ours = arrays[path].shape, state[name].shape
-        if theirs.numel() != ours.numel():
-            raise UserError(f"{path} is {tuple(theirs)}, here {tuple(ours)}; give the checkpoint's --preset")
-        state[name].copy_(turn(arrays[path], ours).reshape(ours))
+        theirs, ours = tuple(arrays[path].shape), state[name].shape
+        try:
+            state[name].copy_(turn(arrays[path], ours).reshape(ours))
+        except RuntimeError as error:
+            raise UserError(f"{path} is {theirs}, here {tuple(ours)}; give the checkpoint's --preset") from error
 
 
 def spearman_to_go(d):

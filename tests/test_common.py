@@ -145,12 +145,6 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
         common.load_run(path, config, {})
 
 
-def test_every_pass_visits_every_clip_once_in_an_order_of_its_own():
-    orders = [[common.visited(n, 10, seed) for n in range(a, a + 10)] for seed, a in ((0, 0), (0, 10), (1, 0))]
-    assert all(sorted(order) == list(range(10)) for order in orders)
-    assert orders[0] != orders[1] != orders[2] != orders[0]
-
-
 def test_bad_clips_are_named_once_and_the_next_takes_their_place(tmp_path, capsys, rng):
     for name in "123":
         common.write_video(tmp_path / f"{name}.webm", rng.integers(0, 256, (6, 16, 24, 3), np.uint8), fps=12)
@@ -245,24 +239,3 @@ print(common.load_distance({str(tmp_path / "d.pt2")!r}).kind)
 renderer.close()"""
     finished = run("-c", code, MUJOCO_GL="")
     assert finished.returncode == 0 and finished.stdout.strip() == "embedding", finished.stderr
-
-
-@pytest.mark.parametrize("works, tried", [("osmesa", ["egl", "osmesa"]), (None, ["egl", "osmesa", "glfw"])])
-def test_gl_takes_the_first_that_works_and_names_the_package_for_none(monkeypatch, works, tried):
-    seen = []
-
-    def probe(command, **_):
-        seen.append(os.environ["MUJOCO_GL"])
-        return type("Finished", (), {"returncode": int(seen[-1] != works)})
-
-    monkeypatch.setattr(common.subprocess, "run", probe)
-    monkeypatch.setattr(common.sys, "platform", "linux")
-    monkeypatch.setenv("MUJOCO_GL", "")  # so that the end of the test brings back what was there
-    if works:
-        common.pick_gl()
-        common.pick_gl()  # a choice that was made is kept
-        assert os.environ["MUJOCO_GL"] == works
-    else:
-        with pytest.raises(common.UserError, match="apt-get install -y libegl1 libosmesa6"):
-            common.pick_gl()
-    assert seen == tried

@@ -1,14 +1,13 @@
 """The reward: formulas by hand, proofs by value iteration, stages, history, vectors; and the look."""
 
 import functools
-import importlib
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode, AsyncVectorEnv, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import common
 
@@ -60,18 +59,6 @@ def follow(env, values):
     return [step[1] for step in steps], [step[4] for step in steps]
 
 
-def test_formulas_by_hand(sac):
-    previous, current = np.array([4.0, 1.0]), np.array([3.0, -2.0])
-    expected = {"cumulative": [-1.5, 0], "instantaneous": [0.5, 0.5], "printed": [0, 0],
-                "potential": [(4 - 0.9 * 3) / 2, (1 + 0.9 * 2) / 2]}
-    for form in FORMS:
-        rewards = sac.reward_from_distances(previous, current, 2, form, gamma=0.9)
-        assert rewards == pytest.approx(expected[form])
-    assert sac.reward_from_distances(3, 4, 2, "printed") == -0.5
-    assert sac.reward_from_distances(4.0, 3.0, 2, "cumulative", previous_cost=5, cost=1) == -2
-    assert sac.reward_from_distances(4.0, 3.0, 2, "instantaneous", previous_cost=5, cost=1) == 2.5
-
-
 GAMMA, GOAL = 0.9, 0
 NEXT = {0: [0, 1], 1: [1, 0, 2, 5], 2: [2, 1, 3], 3: [3, 2, 4], 4: [4, 3, 1], 5: [5, 1]}  # a small world
 EXACT = np.array([0, 1, 2, 3, 2, 2.0])  # steps to the goal; from 3 two ways are equally short
@@ -110,10 +97,6 @@ def test_value_iteration_proves_the_table(sac):
         assert moves(form, EXACT - 1.5, 0)[1] >= {0, 1}  # negative: the clamp hides the goal
     assert moves("printed", EXACT - 1.5, 0) == printed and moves("potential", EXACT + 50, 1) == BEST
     assert moves("potential", EXACT + 50, 1, ends=True) != ending  # only where the goal ends the episode
-    path = [3, 2, 1, 0, 0, 0]
-    gain = {form: sum(GAMMA**t * sac.reward_from_distances(EXACT[s], EXACT[n], 3, form)
-                      for t, (s, n) in enumerate(zip(path, path[1:]))) for form in FORMS}
-    assert gain["instantaneous"] == pytest.approx(EXACT[3] / 3 + (1 - GAMMA) * gain["cumulative"])
 
 
 def test_scores_the_picture_the_action_led_to_and_zero_at_the_goal(sac):
@@ -195,44 +178,20 @@ def test_equals_a_direct_computation_for_a_random_distance(sac, rng, form):
     assert stage == 1
 
 
-def test_half_precision_changes_little_and_keeps_zero_at_the_goal(sac, monkeypatch):
-    """A distance file's object under what a GPU's autocast does, on the CPU in bfloat16."""
-    real, entered = torch.autocast, []
-    half = lambda device, enabled: entered.append(enabled) or real("cpu", torch.bfloat16)
-    monkeypatch.setattr(sac.torch, "autocast", half)
-    torch.manual_seed(0)
-    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 2 * 4, 16)
-    network = torch.nn.Sequential(*layers).requires_grad_(False)
-    embed = lambda frames: network(frames.permute(0, 3, 1, 2) / 255)
-    distance = common.Distance(embed, {"kind": "embedding", "history": 1, "name": "conv"})
-    rewards, infos = follow(sac.GoalReward(Dial(200), distance, grey(50)), [150, 100, 50])
-    at = [embed(torch.from_numpy(grey(v)[None])) for v in (150, 100, 50)]
-    exact = [float((each - at[-1]).norm()) for each in at]
-    assert [info["distance"] for info in infos] == pytest.approx(exact, rel=0.05, abs=1e-6)
-    assert rewards[-1] == 0 and entered and not any(entered)  # on the CPU autocast is off
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_vector_environments_reward_as_single_ones(sac, rng, mode):
+    def wrapped(start, length):
+        return sac.GoalReward(Dial(start, length, 0.5), offset_distance, [grey(100), grey(200)], 10, threshold=1,
+                              stage_cost=2, hold_steps=2, form="instantaneous", goal_in_observation=True)
 
-
-def wrapped(start=100, length=3):
-    """A wrapped environment, made anew in a process of its own."""
-    sac = importlib.import_module("05_sac")
-    return sac.GoalReward(Dial(start, length, 0.5), offset_distance, [grey(100), grey(200)], 10, threshold=1,
-                          stage_cost=2, hold_steps=2, form="instantaneous", goal_in_observation=True)
-
-
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, "spawned processes"])
-def test_vector_environments_reward_as_single_ones(rng, mode):
-    cases = [(100, 3), (150, 5), (180, 4)][: 1 if mode == "spawned processes" else 3]
-    makers = [functools.partial(wrapped, *case) for case in cases]
+    makers = [functools.partial(wrapped, *case) for case in ((100, 3), (150, 5), (180, 4))]
     singles = [make() for make in makers]
-    if mode == "spawned processes":
-        envs, mode = AsyncVectorEnv(makers, context="spawn"), AutoresetMode.NEXT_STEP
-    else:
-        envs = SyncVectorEnv(makers, autoreset_mode=mode)
+    envs = SyncVectorEnv(makers, autoreset_mode=mode)
     pictures, _ = envs.reset(seed=0)
     assert np.array_equal(pictures, np.stack([env.reset()[0] for env in singles]))
-    ended = np.zeros(len(cases), bool)
+    ended = np.zeros(3, bool)
     for _ in range(14):
-        actions = rng.choice([95, 100, 105, 150, 200], (len(cases), 1)).astype(np.float32)
+        actions = rng.choice([95, 100, 105, 150, 200], (3, 1)).astype(np.float32)
         pictures, rewards, _, truncated, infos = envs.step(actions)
         for i, env in enumerate(singles):
             if mode is AutoresetMode.NEXT_STEP and ended[i]:
@@ -278,7 +237,6 @@ def test_pixels_and_distances_along_frames(sac, rng):
     assert along == pytest.approx([111 * 100, 11 * 100 + 100 * 120, 100 + 1200 + 16000, 120 + 1600 + 20000])
 
 
-@pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_scores_by_hand(sac):
     """Goals 100 and 200; x = |value - goal| / 10."""
     clip = lambda *values: np.stack([grey(v) for v in values])
@@ -291,10 +249,6 @@ def test_scores_by_hand(sac):
                 (2, 0.4, 1 - 2 / 3 / 2, 1 - 9.5 / 2, 1, 0.2)]
     scores = sac.score_rollouts(offset_distance, rollouts, [grey(100), grey(200)], pictures)
     assert [pytest.approx(dict(zip(columns, row))) for row in expected] == scores
-    still = (clip(*[100] * 4), None, np.zeros(4, int))  # all at the goal: nothing to compare with
-    stills = dict.fromkeys(rollouts, still)
-    scores = sac.score_rollouts(offset_distance, stills, [grey(100)], np.stack([clip(100)] * 3))
-    assert all(np.isnan(scores[0][column]) for column in ("contrast", "failed", "hand_alone", "object_alone"))
 
 
 @pytest.fixture(scope="module")
@@ -303,47 +257,36 @@ def rollouts(sac):
     return {name: sac.recordings(name, (24, 24)) for name in ("pushing", "drawer_open")}
 
 
-def test_recordings_and_sanity_table(sac, rollouts, capsys):
+def test_recordings_and_sanity_table(sac, rollouts):
     for name, (rolls, goals) in rollouts.items():
-        frames, success, stages = rolls["success"]
-        assert set(rolls) == {"success", "reverse", "failed", "random"}
-        assert len({len(roll[0]) for roll in rolls.values()}) == 1
+        _, success, stages = rolls["success"]
         assert success[-1] and not success[0] and not rolls["failed"][1].any()
-        assert np.array_equal(rolls["reverse"][0], frames[::-1])
         assert [stages[0], stages[-1]] == [0, len(goals) - 1]
         env = sac.GoalReward(sac.make_task(name, (24, 24)), sac.pixel_distance, goals)
         starts = [env.reset(seed=seed)[1]["distance"] for seed in range(8)]
         assert -np.mean(starts) / env.scale == pytest.approx(-1 / 3)
-        assert np.array_equal(env.reset()[0], env.reset()[0]) is (name != "pushing")
+        assert np.array_equal(env.reset()[0], env.reset()[0]) is (name != "pushing")  # construction left no seed
         along = sac.along_rollouts(sac.pixel_distance, rolls, goals)
         assert along["reverse"] == pytest.approx(along["success"][::-1])
-        table = sac.sanity_table(rolls, along, env)
         later = float(env.costs[0] / env.scale)  # T knows the first goal alone
+        table = sac.sanity_table(rolls, along, env)
         assert table["start"][1] == pytest.approx(-along["success"][0] / env.scale - later)
-        assert (later > 0.1) is (name == "drawer_open") and "with T = " in capsys.readouterr().out
-        assert table["best of failure"][0] == along["failed"].min()
+        assert (later > 0.1) is (name == "drawer_open")
 
 
-def test_look_scores_several_files_and_draws(sac, rollouts, tmp_path, monkeypatch, capsys):
+def test_look_scores_files_and_draws(sac, rollouts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sac, "recordings", lambda name, *_: rollouts[name])
-    files = ("seed0.pt2", "seed1.pt2")
-    for seed, path in enumerate(files):
-        torch.manual_seed(seed)
-        network = torch.nn.Sequential(common.Preprocess(8), torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
-        common.save_distance(path, network, {"kind": "embedding", "history": 1, "name": "random"})
-    settings = dict(tasks=("drawer_open",), distances=files, height=24, look=True)
+    network = torch.nn.Sequential(common.Preprocess(8), torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+    common.save_distance("own.pt2", network, {"kind": "embedding", "history": 1, "name": "random"})
+    settings = dict(tasks=("drawer_open",), distances=("own.pt2",), height=24, look=True)
     rows = sac.look(sac.fill_in(sac.Config(**settings)))
     columns = common.read_csv("runs/look/scores.csv")
-    assert " ".join(columns) == "distance name task stage spearman contrast failed hand_alone object_alone"
-    assert columns["distance"].tolist() == ["pixels"] * 2 + [path for path in files for _ in range(2)]
-    assert columns["name"].tolist() == ["pixels"] * 2 + ["random"] * 4
-    assert columns["stage"].tolist() == [1, 2] * 3
+    assert columns["distance"].tolist() == ["pixels"] * 2 + ["own.pt2"] * 2
+    assert columns["name"].tolist() == ["pixels"] * 2 + ["random"] * 2
+    assert columns["stage"].tolist() == [1, 2] * 2 and columns["object_alone"].tolist()[0] == 0
     assert columns["contrast"] == pytest.approx([row["contrast"] for row in rows])
-    assert columns["object_alone"].tolist()[0] == 0 and "drawer_open" in capsys.readouterr().out
-    clip, _ = common.read_clip("runs/look/drawer_open-success.mp4")
-    assert clip.shape == rollouts["drawer_open"][0]["success"][0].shape
-    assert Path("runs/look/drawer_open.png").exists()
+    assert {"drawer_open.png", "drawer_open-success.mp4"} <= {path.name for path in Path("runs/look").iterdir()}
     for wrong in ({"distances": ("nowhere",)}, {"tasks": ("nowhere",)}):
         with pytest.raises(sac.UserError, match="nowhere"):
             sac.look(sac.fill_in(sac.Config(**{**settings, **wrong})))

@@ -122,32 +122,6 @@ def test_radii_in_seconds_follow_the_rate(hold_c, tmp_path, clips, monkeypatch, 
     hold_c.train(small(hold_c, tmp_path, window_seconds=0.25, steps=1))
     (times, sequences, *_), masks = seen[0]
     assert all(map(torch.equal, masks, real((12 * times).round(), sequences, 3, 6)))
-    with pytest.raises(common.UserError, match="widen the radius"):
-        hold_c.train(small(hold_c, tmp_path, window_seconds=0.01, out="narrow"))
-
-
-def test_the_processes_shares_make_the_joint_batch(model):
-    clips, config = numbered_clips(range(20, 33), 12.0), model.Config(size=8, clips_per_batch=4, steps=4)
-    joint = list(model.load_batches(clips, config, 0, 0, 1))
-    shares = [list(model.load_batches(clips, config, 1, rank, 2)) for rank in range(2)]  # from step 1 on
-    assert len(joint) == 4 and len(shares[0]) == len(shares[1]) == 3
-    for whole, parts in zip(joint[1:], zip(*shares)):
-        for rank, part in enumerate(parts):
-            assert all(torch.equal(mine, column[rank::2]) for mine, column in zip(part, whole))
-    with pytest.raises(common.UserError, match="divided among 3"):
-        model.load_batches(clips, config, 0, 0, 3)
-
-
-def test_presets_hold_the_numbers_of_tables_one_and_two(hold_r, hold_c):
-    r, c = hold_r.Config, hold_c.Config
-    for config, network, lr, clips, epochs, warmup in (
-            (r.paper(), "resnet50", 3e-4, 32, 100, 0.5), (r.paper_vivit(), "vivit_large", 0.1, 64, 20, 2.5),
-            (c.paper(), "resnet50", 1e-4, 8, 100, 0.5), (c.paper_vit(), "vit_base", 1e-4, 8, 5, 0.5)):
-        assert (config.lr, config.clips_per_batch, config.augmentation) == (lr, clips, "paper")
-        assert config.network.startswith(network) and config.warmup * epochs == warmup and config.size == 256
-        assert config.steps * clips / 168_913 == pytest.approx(epochs, rel=1e-2) and config.data == "ssv2"
-    assert (config.margin, config.frames_per_clip, config.window_seconds) == (0.2, 32, 0.2)
-    assert (r.paper().optimizer, r.paper_vivit().optimizer, config.pretrained) == ("adam", "momentum", True)
 
 
 def test_the_learning_rate_is_timms_cosine_with_warm_up(model):
@@ -193,19 +167,6 @@ def test_the_distance_file_is_the_network_at_any_batch_and_size(name, changes, r
         np.testing.assert_allclose(d(s if history > 1 else s[:, 0], goal), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("number, changes, words", [
-    (2, dict(network="resnet99"), "timm has no model 'resnet99'"), (2, dict(network="vgg11"), "--width 1"),
-    (2, dict(network="vivit_tiny", size=60), "no multiple"), (2, dict(init_from="vit_tiny"), "no fit"),
-    (2, dict(network="vivit_tiny", init_from="no_vit"), "'no_vit'"), (3, dict(network="resnet99"), "has no"),
-    (3, dict(network="vgg11"), "--width 1"), (3, dict(network="resnet50t", pretrained=True), "--pretrained"),
-    (3, dict(network="swin_tiny_patch4_window7_224", width=1.0), "another --size")])
-def test_networks_out_of_reach_get_one_line(hold_r, hold_c, number, changes, words):
-    module = hold_r if number == 2 else hold_c
-    with pytest.raises(common.UserError, match=words) as caught:
-        module.make_network(module.Config(**changes))
-    assert "\n" not in str(caught.value)
-
-
 class Known(torch.nn.Module):
     """For 02: 2 (mean of goal - mean of s) + 7; for 03 an embedding whose distances are 2 (T - t)."""
     def forward(self, x):
@@ -221,10 +182,8 @@ def test_validation_of_a_network_whose_answers_are_known(model):
     assert found["spearman"] == pytest.approx(1) and len(found["curve"]) == 20
     assert found["scale"] == pytest.approx(3 * 2 * 19, rel=1e-3)  # the median start, less 02's d(g, g) = 7
     assert found["curve"][0] == pytest.approx(found["curve"][-1] + 2 * 19, abs=1e-2)
-    broken = type("Broken", (Known,), {"forward": lambda self, x: Known.forward(self, x) * math.nan})()
-    for network, few in ((broken, clips), (Known(), clips[2:])):
-        with pytest.raises(common.UserError, match="has three frames, or d is not finite"):
-            model.validate(network, few, model.Config(size=64), "cpu")
+    with pytest.raises(common.UserError, match="has three frames, or d is not finite"):
+        model.validate(Known(), clips[2:], model.Config(size=64), "cpu")
 
 
 @pytest.mark.parametrize("name, loss, changes", [
@@ -244,10 +203,6 @@ def test_resumed_equals_one_go(name, loss, changes, request, tmp_path, clips, mo
     assert [r["loss"] for r in whole["log"][1:]] == [r["loss"] for r in halves["log"][1:]]
     assert whole["curves"] == halves["curves"]
     assert module.train(small(module, tmp_path, **changes)) == path  # finished: nothing to do
-    with pytest.raises(common.UserError, match="another lr"):
-        module.train(small(module, tmp_path, **{**changes, "lr": 0.5}))
-    anew = checkpoint(module.train(small(module, tmp_path, **{**changes, "lr": 0.5, "resume": False})))
-    assert anew["step"] == 4 and anew["log"][-1]["loss"] != halves["log"][-1]["loss"]
 
 
 def test_training_moves_the_weights_and_the_file_holds_the_best(model, tmp_path, clips, monkeypatch, rng):
@@ -263,28 +218,12 @@ def test_training_moves_the_weights_and_the_file_holds_the_best(model, tmp_path,
     s, g = s if d.history > 1 else s[:, 0], rng.integers(0, 256, (32, 32, 3), np.uint8)
     np.testing.assert_allclose(d(s, g), expected(s, g), rtol=1e-5)
     assert d.meta["validation"] == {"spearman": 0.5} and d.meta["suggested_scale"] > 0 < d.meta["minutes"]
-    assert d.meta["name"] == {"pairwise": "HOLD-R", "embedding": "HOLD-C"}[d.kind]
 
 
-def test_no_step_writes_the_untrained_network_and_a_broken_one_stops(model, tmp_path, clips):
-    config = small(model, tmp_path, steps=0, seed=3)
-    path = model.train(config)
-    for seed in (3, 4):
-        fresh = fresh_network(model, model.replace(config, seed=seed)).state_dict()
-        assert all(torch.equal(fresh[k], v) for k, v in checkpoint(path)["best"].items()) == (seed == 3)
-    assert -1 <= common.load_distance(path).meta["validation"]["spearman"] <= 1
-    with pytest.raises(common.UserError, match="the loss is (nan|inf|not finite)"):  # before a checkpoint
-        model.train(small(model, tmp_path, "broken", lr=1e30, steps=6, validate_every=6))
-    assert checkpoint(tmp_path / "broken/distance.pt2")["step"] == 0
-
-
-def test_momentum_takes_gradients_of_length_one_at_most(hold_r, tmp_path, clips, monkeypatch, no_export):
-    config = small(hold_r, tmp_path, network="vivit_tiny", optimizer="momentum", lr=1e-3, steps=2, warmup=0.0)
-    for least, most in ((1, 1.901), (5, math.inf)):  # as the first lr is 0, weights move by 0.9 g_0 + g_1
-        state, fresh = checkpoint(hold_r.train(config))["network"], fresh_network(hold_r, config).state_dict()
-        assert least < 1e3 * sum((state[k] - v).square().sum() for k, v in fresh.items()).sqrt() <= most
-        monkeypatch.setattr(hold_r.nn.utils, "clip_grad_norm_", lambda *_: None)
-        config.resume = False
+def test_a_broken_run_stops_before_its_checkpoint(model, tmp_path, clips, no_export):
+    with pytest.raises(common.UserError, match="the loss is (nan|inf|not finite)"):
+        model.train(small(model, tmp_path, lr=1e30, steps=6, validate_every=6))
+    assert checkpoint(tmp_path / "run/distance.pt2")["step"] == 0
 
 
 @pytest.mark.parametrize("name, settings", [
@@ -389,7 +328,6 @@ def test_released_resnets_are_the_numpy_network(hold_r, hold_c, tmp_path, rng, m
         settings["convert"] = flax_file(tmp_path / "released", params, stats, old)
         d = common.load_distance(hold_c.convert(small(hold_c, tmp_path, **settings)))
         np.testing.assert_allclose(d(frames[:3], frames[3]), np.linalg.norm(f[:3] - f[3], axis=-1), rtol=1e-3)
-    assert d.meta["suggested_scale"] == 5 and d.meta["validation"] == {}
     network = hold_r.stacked_cnn("resnet26", 1.0, 3).eval()
     views = rng.normal(size=(2, 4, 3, 32, 32))
     params, stats, out = numpy_resnet(rng, views.reshape(2, 12, 32, 32).transpose(0, 2, 3, 1), 1)
@@ -412,7 +350,6 @@ def test_released_vivits_are_the_numpy_network_and_a_place_to_start(hold_r, tmp_
     config = small(hold_r, tmp_path, network="vivit_tiny", convert=flax_file(tmp_path / "released", params))
     d = common.load_distance(hold_r.convert(config))
     np.testing.assert_allclose(d(s, g), expected, rtol=1e-3, atol=1e-4)
-    assert d.meta["suggested_scale"] == 45
     classifier, _ = numpy_vivit(rng, np.zeros((1, 16, 32, 32, 3)), taps=2)  # 16 pairs of frames, 174 classes
     classifier["output_projection"] = {"kernel": np.zeros((128, 174)), "bias": np.zeros(174)}
     start = hold_r.replace(config, convert="", init_from=flax_file(tmp_path / "classifier", classifier))
@@ -426,5 +363,15 @@ def test_released_vivits_are_the_numpy_network_and_a_place_to_start(hold_r, tmp_
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: network.spatial)
     timms = hold_r.make_network(hold_r.replace(start, init_from="a_timm_vit")).spatial.state_dict()
     assert all(torch.equal(v, timms[k]) for k, v in network.spatial.state_dict().items())
-    with pytest.raises(common.UserError, match="no fit"):
-        hold_r.make_network(hold_r.replace(start, init_from="a_timm_vit", size=64))
+
+
+def test_presets_hold_the_numbers_of_tables_one_and_two(hold_r, hold_c):
+    r, c = hold_r.Config, hold_c.Config
+    for config, network, lr, clips, epochs, warmup in (
+            (r.paper(), "resnet50", 3e-4, 32, 100, 0.5), (r.paper_vivit(), "vivit_large", 0.1, 64, 20, 2.5),
+            (c.paper(), "resnet50", 1e-4, 8, 100, 0.5), (c.paper_vit(), "vit_base", 1e-4, 8, 5, 0.5)):
+        assert (config.lr, config.clips_per_batch, config.augmentation) == (lr, clips, "paper")
+        assert config.network.startswith(network) and config.warmup * epochs == warmup and config.size == 256
+        assert config.steps * clips / 168_913 == pytest.approx(epochs, rel=1e-2) and config.data == "ssv2"
+    assert (config.margin, config.frames_per_clip, config.window_seconds) == (0.2, 32, 0.2)
+    assert (r.paper().optimizer, r.paper_vivit().optimizer, config.pretrained) == ("adam", "momentum", True)
