@@ -27,10 +27,11 @@ def squares(length=12, height=48, width=64, seed=0):
     return np.kron(ends[0] * (1 - t) + ends[1] * t, np.ones((1, 16, 16, 1))).astype(np.uint8)
 
 
-def encode(path, frames, times=None, sound=0, hold=0):
-    """Write a video: `times` in 1/12 s, seconds of `sound`, seconds to `hold` a gif's last frame."""
+def encode(path, frames, times=None, sound=0, hold=0, title=""):
+    """Write a video: `times` in 1/12 s, seconds of `sound`, seconds to `hold` a gif's last frame, a title."""
     codec = CODECS[path.suffix[1:]]
     with av.open(str(path), "w") as file:
+        file.metadata["title"] = title
         pixels = "rgb8" if codec == "gif" else "yuv420p"
         height, width = frames[0].shape[:2]
         stream = file.add_stream(codec, 12, height=height, width=width, pix_fmt=pixels)
@@ -52,7 +53,7 @@ def encode(path, frames, times=None, sound=0, hold=0):
 
 
 VARIABLE, LATE = [*range(8), 8, 12, 16, 20], [*range(11), 19]
-READABLE = [*((suffix, {}) for suffix in CODECS), ("gif", {"hold": 60}),
+READABLE = [*((suffix, {}) for suffix in CODECS), ("gif", {"hold": 60}), ("mkv", {"title": "q" * 8}),
             *((suffix, {"sound": 3}) for suffix in ("webm", "mp4", "mov")),
             *((suffix, {"times": times}) for suffix in ("webm", "mp4") for times in (VARIABLE, LATE))]
 
@@ -61,6 +62,7 @@ READABLE = [*((suffix, {}) for suffix in CODECS), ("gif", {"hold": 60}),
 def test_all_containers_rates_and_lengths_are_read(tmp_path, suffix, options):
     path, frames = tmp_path / f"x.{suffix}", squares()
     encode(path, frames, **options)  # what lasts longer than the pictures is no sign of a cut
+    path.write_bytes(path.read_bytes().replace(b"q" * 8, b"\xff\xfe" * 4))  # a title that is not UTF-8
     decoded, fps = common.read_clip(path.rename(tmp_path / "x.mp4"))  # whatever its name
     rate = 132 / options.get("times", [11])[-1]
     assert decoded.shape == frames.shape and fps == pytest.approx(rate, rel=0.05)
