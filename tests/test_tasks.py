@@ -1,4 +1,4 @@
-"""The five tasks: composition, physics, success, pictures, scripts, and what surrounds them."""
+"""The five tasks: physics, success, pictures and scripts."""
 
 import os
 
