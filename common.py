@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -184,10 +185,15 @@ def join_processes(name):
     return rank, max(1, world), device
 
 
+@functools.lru_cache(maxsize=2)
+def _order(seed, epoch, clips):
+    return np.random.default_rng([seed, 1, epoch]).permutation(clips)
+
+
 def visited(n, clips, seed):
     """Which of `clips` clips is the n-th visited: a fresh permutation for every pass over the data."""
     epoch, place = divmod(n, clips)
-    return int(np.random.default_rng([seed, 1, epoch]).permutation(clips)[place])
+    return int(_order(seed, epoch, clips)[place])
 
 
 def read_clip(path, short_side=None):
@@ -459,7 +465,8 @@ def load_flax(network, arrays, paths, turn):
         try:
             state[name].copy_(turn(arrays[path], ours).reshape(ours))
         except RuntimeError as error:
-            raise UserError(f"{path} is {theirs}, here {tuple(ours)}; give the checkpoint's --preset") from error
+            told = f"{path} is {theirs}, here {tuple(ours)}; give the checkpoint's --preset"
+            raise UserError(told) from error
 
 
 def spearman_to_go(d):
