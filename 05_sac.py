@@ -61,7 +61,7 @@ from common import (UserError, ensure_distance, load_distance, load_run, parse_c
 class Config:
     """SAC on a Sawyer task with the learned distance as reward."""
 
-    task: Literal["pushing", "drawer_open", "close_drawer", "cup_forward", "faucet_right"] = "close_drawer"
+    task: Literal["pushing", "drawer_open", "close_drawer", "cup_forward", "faucet_right"] = "pushing"
     distance: str = "runs/hold_c-seed{seed}/distance.pt2"  # a file, "pixels", "oracle", or "none"
     goals: str = ""  # a video: frame t is the goal at step t (TCN); else the task's goal pictures
     single_goal: bool = False  # the last goal picture alone: one goal on the drawer
@@ -73,9 +73,11 @@ class Config:
     stage_cost: float | None = None  # distance added per later goal; automatic: from goal to goal
     quality: Literal["fast", "faithful"] = "fast"  # fast: no shadows, no smooth edges
     height: int = 48  # rows of the picture, width follows from the task; 0: the original's size
-    steps: int = 10_000  # environment steps; 0: as many as in the paper
+    steps: int = 20_000  # environment steps; 0: as many as in the paper
     random_steps: int = 1000  # first steps, with uniform random actions (paper Table III)
-    batch: int = 64  # batch size (paper: 256)
+    random_start: int = 40  # at most so many random steps begin a training episode (paper: 0)
+    batch: int = 256  # batch size (paper: 256)
+    success_share: float = 0.25  # of a batch, drawn from episodes that succeeded (paper: 0)
     lr: float = 1e-3  # Adam (paper: 3e-4)
     temperature: float = 0.1  # initial alpha (authors: 1)
     encoder: Literal["strided", "paper"] = "strided"  # see make_encoder
@@ -83,7 +85,7 @@ class Config:
     tau: float = 0.005  # of the target critic, per update (authors' code)
     shift_per_image: bool = True  # one random shift per picture (authors: per batch)
     bootstrap_truncation: bool = True  # the time limit is not terminal (authors: it is)
-    eval_every: int = 1000  # steps between two evaluations
+    eval_every: int = 2000  # steps between two evaluations
     eval_episodes: int = 20  # of one evaluation (paper IV-B)
     resume: bool = True  # go on from the checkpoint in --out; --no-resume starts anew
     seed: int = 0  # of weights, exploration, batches and resets
@@ -97,8 +99,8 @@ class Config:
     @classmethod
     def paper(cls):
         """Table III, the released network, the original pictures, and HOLD-C's numbers for two goals."""
-        return cls(distance="runs/hold_c_paper-seed{seed}/distance.pt2", height=0, steps=0, batch=256,
-                   lr=3e-4, gamma=0.99, temperature=1.0, encoder="paper", shift_per_image=False,
+        return cls(distance="runs/hold_c_paper-seed{seed}/distance.pt2", height=0, steps=0, lr=3e-4,
+                   random_start=0, success_share=0.0, eval_every=1000, gamma=0.99, temperature=1.0, encoder="paper", shift_per_image=False,
                    bootstrap_truncation=False, threshold=1.0, stage_cost=2.0)  # HOLD-R: 20; R3M: .5 and 2
 
     @classmethod
@@ -996,13 +998,13 @@ class Replay:
     Each is stored once. No transition starts at an episode's last one, so none crosses a reset.
     """
 
-    ARRAYS = ("frames", "actions", "rewards", "terminal", "starts")
+    ARRAYS = ("frames", "actions", "rewards", "terminal", "starts", "good")
 
     def __init__(self, capacity, shape, actions):
         self.frames = np.empty((capacity, *shape), np.uint8 if len(shape) == 3 else np.float32)
         self.actions = np.empty((capacity, actions), np.float32)
         self.rewards, self.terminal = np.empty((2, capacity), np.float32)
-        self.starts = np.empty(capacity, bool)  # does a transition start here?
+        self.starts, self.good = np.empty((2, capacity), bool)  # a transition starts here; of a good episode
         self.filled = 0
 
     def add(self, seen, action=None, reward=0.0, terminal=False):
@@ -1016,12 +1018,19 @@ class Replay:
             self.terminal[self.filled - 1] = terminal
             self.starts[self.filled - 1] = True
         self.frames[self.filled] = seen
-        self.starts[self.filled] = False
+        self.starts[self.filled] = self.good[self.filled] = False
         self.filled += 1
 
-    def sample(self, batch, rng):
-        """Draw (images, actions, rewards, terminal, next_images), arrays, uniformly with replacement."""
-        i = rng.choice(np.flatnonzero(self.starts[: self.filled]), batch)
+    def sample(self, batch, rng, share=0.0):
+        """Draw (images, actions, rewards, terminal, next_images), arrays, uniformly with replacement.
+
+        Where there are any, a `share` of the batch is drawn from the transitions marked as good.
+        """
+        starts, good = (np.flatnonzero(mask[: self.filled]) for mask in (self.starts, self.starts & self.good))
+        i = rng.choice(starts, batch)
+        if len(good):
+            count = round(share * batch)
+            i[:count] = rng.choice(good, count)
         return self.frames[i], self.actions[i], self.rewards[i], self.terminal[i], self.frames[i + 1]
 
     def state_dict(self):
@@ -1120,7 +1129,7 @@ LOSSES = ("critic_loss", "policy_loss", "alpha_loss", "entropy", "alpha")
 def update(run):
     """One gradient step of a `Run` on a fresh batch. Returns the numbers that LOSSES names."""
     config, rng = run.config, run.rng
-    images, actions, rewards, terminal, next_images = run.replay.sample(config.batch, rng)
+    images, actions, rewards, terminal, next_images = run.replay.sample(config.batch, rng, config.success_share)
     if images.ndim == 4:
         images = random_shift(images, rng, per_image=config.shift_per_image)
         next_images = random_shift(next_images, rng, per_image=config.shift_per_image)
@@ -1232,10 +1241,10 @@ class Run:
             self.rng.bit_generator.state = state["rng"]
 
 # %%
-def choose_action(run, seen):
-    """The action (A,) of a training step: uniform at first (paper Table III), then drawn from the policy."""
+def choose_action(run, seen, uniform):
+    """The action (A,) of a training step: `uniform`, or drawn from the policy."""
     size = run.replay.actions.shape[1]
-    if run.step < run.config.random_steps:
+    if uniform:
         return run.rng.uniform(-1, 1, size).astype(np.float32)
     return run.agent.act(seen, torch.from_numpy(run.rng.standard_normal((1, size), np.float32)))
 
@@ -1246,9 +1255,11 @@ def train_episode(run, env, bar):
     told, losses = [], []
     seen, _ = env.reset(seed=start_seed(run.episode, config.seed))
     run.replay.add(seen)
-    over = False
+    begin, over = run.replay.filled, False
+    policy_from = begin + run.rng.integers(config.random_start + 1)  # random steps before it
     while not over:
-        action = choose_action(run, seen)
+        uniform = run.step < config.random_steps or run.replay.filled < policy_from
+        action = choose_action(run, seen, uniform)
         seen, reward, terminated, truncated, info = env.step(action)
         over = terminated or truncated
         run.replay.add(seen, action, reward, terminated or (truncated and not config.bootstrap_truncation))
@@ -1260,6 +1271,7 @@ def train_episode(run, env, bar):
     run.episode += 1
     means = np.mean(losses or [len(LOSSES) * [math.nan]], 0).tolist()
     rewards, success = zip(*told)
+    run.replay.good[begin - 1 : run.replay.filled] = any(success)
     run.recent = [*run.recent, (sum(rewards), any(success), means)][-20:]
 
 
