@@ -50,9 +50,9 @@ from scipy.ndimage import zoom
 from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
-from common import (RANDAUGMENT, VIDEO_SUFFIXES, ClipSet, UserError, augment, augment_steps, find_clips,
-                    parse_config, pick_gl, plot_style, read_clip, read_labels, show, write_csv,
-                    write_video, write_whole)
+from common import (RANDAUGMENT, STYLE, VIDEO_SUFFIXES, ClipSet, UserError, augment, augment_steps,
+                    find_clips, parse_config, pick_gl, read_clip, read_labels, show, write_csv, write_video,
+                    write_whole)
 
 FPS = 12  # SSv2's nominal rate
 
@@ -100,7 +100,7 @@ def claim(config):
 
 
 if __name__ == "__main__":
-    plot_style()
+    plt.rcParams.update(STYLE)
     config = parse_config(Config)  # in Jupyter: parse_config(Config, clips=100, out="data/few")
     folder = config.check or config.out
     if not config.check:

@@ -11,12 +11,12 @@ not. HOLD-C trains a network $f$ to place the frames of a video so that time bec
 
 $$d(s, g) = \lVert f(s) - f(g) \rVert_2 .$$
 
-**Takes** a folder of clips: the stand-in of `01_data.py`, Something-Something v2, or your own videos; no
-labels. **Writes** `runs/hold_c-seed0/distance.pt2`, the *distance file* that 04, 05 and 06 read; beside it a
-log, a checkpoint and the pictures below.
+**Takes** a folder of clips: the stand-in of `01_data.py`, Something-Something v2 (SSv2), or your own videos;
+no labels. **Writes** `runs/hold_c-seed0/distance.pt2`, the *distance file* that 04, 05 and 06 read; beside it
+a log, a checkpoint and the pictures below.
 
 ```
-python 03_hold_c.py                     # 5 minutes on two cores; Spearman about 0.65 on held-out clips
+python 03_hold_c.py                     # 5 minutes on two cores; Spearman about 0.6 (of 1) on held-out clips
 python 03_hold_c.py --data my_videos/   # any folder of webm, mp4, mkv, mov, avi or gif
 python 03_hold_c.py --steps 0           # an untrained network as a distance file, to compare
 torchrun --nproc_per_node 8 03_hold_c.py --preset paper         # SSv2 in ssv2/, ResNet-50, 100 epochs: days
@@ -42,8 +42,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
-from common import (ClipSet, Preprocess, UserError, augment, ensure_clips, join_processes, load_distance,
-                    load_flax, load_run, parse_config, plot_style, read_flax, save_distance, save_run, show,
+from common import (STYLE, ClipSet, Preprocess, UserError, augment, ensure, join_processes, load_distance,
+                    load_flax, load_run, parse_config, read_flax, save_distance, save_run, show,
                     spearman_to_go, visited, write_csv)
 
 # %%
@@ -52,29 +52,29 @@ class Config:
     """HOLD-C: train a time-contrastive embedding on clips and write it as a distance file."""
 
     data: str = "data/standin"  # folder of clips: SSv2 or any videos; the stand-in is made if missing
-    out: str = "runs/hold_c-seed{seed}"  # folder for distance.pt2, checkpoint.pt, log.csv and pictures
+    out: str = "runs/hold_c-seed{seed}"  # folder for distance.pt2 and what comes with it
     network: str = "resnet10t"  # any timm image model, e.g. resnet50 or vit_base_patch16_224
     width: float = 0.5  # multiplies the channels of a timm ResNet; other models want 1
     pretrained: bool = False  # start from timm's weights (a download); paper: ImageNet-21k for the ViT
-    size: int = 64  # side of the square picture the network sees, pixels; paper: 256
+    size: int = 64  # side of the square the network sees, pixels; paper: 256
     clips_per_batch: int = 4  # over all processes; paper Table II: 8
     frames_per_clip: int = 32  # paper Table II: 32 subsequent frames
     radius: int = 2  # frames this close are positives, beyond twice that negatives; authors' code: 2
-    window_seconds: float | None = None  # the radius in seconds instead; paper: 0.2
+    window_seconds: float | None = None  # the radius in seconds instead of frames; paper: 0.2
     margin: float = 0.2  # m, in squared distance; paper Table II: 0.2
     steps: int = 800  # optimiser steps; 0 writes the untrained network
     lr: float = 1e-3  # peak learning rate of Adam; paper Table II: 1e-4
-    warmup: float = 0.1  # share of the steps in which the learning rate grows; cosine to zero after it
+    warmup: float = 0.1  # share of the steps in which it grows; then cosine to zero
     augmentation: Literal["light", "paper"] = "light"  # paper: RandAugment on top of jitter, crop, flip
     validate_every: int = 200  # steps between two validations, each with a checkpoint
-    limit: int = 0  # use only the first clips of each split; 0 takes all, of validation 500
+    limit: int = 0  # clips of each split to use; 0 takes all, of validation 500
     workers: int = 0  # processes that prepare batches; use 0 in notebooks
     seed: int = 0  # of weights, sampling and augmentation
     resume: bool = True  # go on from the checkpoint in --out; --no-resume starts anew
     device: str = "auto"  # cuda, mps or cpu
-    convert: str = ""  # do not train: make a distance file of this checkpoint of the authors (Flax)
+    convert: str = ""  # the authors' checkpoint (Flax) to make a distance file of
 
-    positive: ClassVar = ("size", "clips_per_batch", "frames_per_clip", "radius", "validate_every")
+    positive: ClassVar = ("size", "clips_per_batch", "frames_per_clip", "radius", "validate_every")  # >= 1
 
     @classmethod
     def paper(cls):
@@ -91,18 +91,18 @@ class Config:
 
     @classmethod
     def smoke(cls):
-        """Real updates in seconds, for tests and a look around."""
+        """Real updates in seconds, for tests."""
         return cls("runs/smoke/clips", "runs/smoke/hold_c-seed{seed}", size=32, steps=4, validate_every=2)
 
 
 # %%
 if __name__ == "__main__":
-    plot_style()
+    plt.rcParams.update(STYLE)
     config = parse_config(Config)  # in Jupyter: parse_config(Config, steps=200)
-    rank, world, device = join_processes(config.device)
-    look = rank == 0 and not config.convert  # one process makes and draws the clips
+    rank, world, device = join_processes(config.device)  # torchrun starts `world` copies of this file
+    look = rank == 0 and not config.convert  # the first copy makes the clips and draws
     if look:
-        ensure_clips(config.data)
+        ensure(config.data)
     if world > 1:
         distributed.barrier()  # until the clips are there
 
@@ -130,8 +130,7 @@ if __name__ == "__main__" and look:
     show(figure, f"{config.out}/clip.png")
 
 # %% [markdown]
-r"""
-## The objective
+r"""## The objective
 
 Take an *anchor* frame $s$, a *positive* $s_p$ close to it in time and a *negative* $s_n$ far from it. The
 paper wants, for all such triplets (Eq. 3),
@@ -139,8 +138,7 @@ paper wants, for all such triplets (Eq. 3),
 $$\lVert f(s) - f(s_p)\rVert_2^2 + m < \lVert f(s) - f(s_n)\rVert_2^2 .$$
 
 Everything starts from the matrix $D$ of squared distances between the frames of one clip. We subtract and
-square instead of expanding the square, so that no distance comes out below zero by rounding.
-"""
+square instead of expanding the square, so that no distance comes out below zero by rounding."""
 
 # %%
 def squared_distances(embeddings):
@@ -152,15 +150,13 @@ on_a_line = torch.tensor([[0.0], [1.0], [3.0]])  # (T=3, E=1)
 squared_distances(on_a_line)
 
 # %% [markdown]
-r"""
-Who is whose positive? Two frames of the same sequence at most `pos_radius` apart. Who is a negative? Frames
-more than `neg_radius` apart, or of another sequence. Between the radii, time is too short to be sure that
-something changed, and too long to be sure that nothing did.
+r"""Who is whose positive? Two frames of the same sequence at most `pos_radius` apart. Who is a negative?
+Frames more than `neg_radius` apart, or of another sequence. Between the radii, time is too short to be sure
+that something changed, and too long to be sure that nothing did.
 
 *Another sequence* inside one clip? Clips shorter than the window are looped, and each loop counts as a new
 sequence, so that its first frame is no neighbour of the last one before. The price: two copies of one frame
-are negatives of each other (`# authors' code`, which we keep).
-"""
+are negatives of each other. The authors' code does so, and we keep it."""
 
 # %%
 def positives_and_negatives(timesteps, sequence_ids, pos_radius=2, neg_radius=4):
@@ -177,8 +173,8 @@ assert neg[10, [5, 6, 14, 15]].tolist() == [True, False, False, True]
 pos[10].nonzero().flatten()  # the positives of frame 10
 
 # %%
-if __name__ == "__main__" and look:
-    t = torch.arange(32)  # a clip of 20 frames, looped; red: positives, grey: negatives
+if __name__ == "__main__" and look:  # a clip of 20 frames, looped; red: positives, grey: negatives
+    t = torch.arange(32)
     pos, neg = positives_and_negatives(t % 20, t // 20)
     figure, axis = plt.subplots(figsize=(3.2, 3.2))
     axis.imshow(0.8 * pos - 0.4 * neg, cmap="RdGy_r", vmin=-1, vmax=1)
@@ -186,23 +182,20 @@ if __name__ == "__main__" and look:
     show(figure, f"{config.out}/masks.png")
 
 # %% [markdown]
-r"""
-"All triplets" (the paper's words for Eq. 3) would be many, and most are satisfied already. The authors' code
-takes one negative per pair of anchor and positive, by the *semi-hard* rule of face recognition:
+r"""The paper says "all triplets". They would be many, and most are satisfied already. The authors' code takes
+one negative per pair of anchor and positive, by the *semi-hard* rule of FaceNet (Schroff et al., 2015):
 
 $$n^*(a, p) = \arg\min \{ D_{an} : n \text{ negative}, D_{an} > D_{ap} \},$$
 
 the closest negative that is still farther away than the positive; where there is none, the farthest negative.
-The hardest negative of all would be a stronger signal, but early in training it can collapse $f$ to a point.
-Then
+The closest of all would be a stronger signal, but early in training it can collapse $f$ to a point. Then
 
 $$\mathcal L = \sum_{(a, p)} \max(0, m + D_{ap} - D_{a n^*}) .$$
 
 Three details of the released code matter to anyone who compares numbers. The loss is the *sum* over ordered
 positives; the mean is only logged. Ties share their gradient (so `amin`, where `min` would pick one). An
 anchor without any negative pays $m + D_{ap}$, as if its negative sat at distance 0: `D * neg` below is 0
-there, and so is its maximum.
-"""
+there, and so is its maximum."""
 
 # %%
 def time_contrastive_loss(embeddings, timesteps, sequence_ids=None, pos_radius=2, neg_radius=4, margin=0.2):
@@ -221,31 +214,30 @@ def time_contrastive_loss(embeddings, timesteps, sequence_ids=None, pos_radius=2
     D = squared_distances(embeddings)  # (..., T, T)
     pos, neg = positives_and_negatives(timesteps, sequence_ids, pos_radius, neg_radius)
     D_ap, D_an = D[..., :, :, None], D[..., :, None, :]  # (..., a, p, 1), (..., a, 1, n)
-    semi_hard = D_an.masked_fill(~(neg[..., :, None, :] & (D_an > D_ap)), math.inf).amin(-1)  # (..., a, p)
+    beyond = neg[..., :, None, :] & (D_an > D_ap)  # (..., a, p, n): negatives farther away than p
+    semi_hard = D_an.masked_fill(~beyond, math.inf).amin(-1)  # (..., a, p); inf where there is none
     farthest = (D * neg).amax(-1, keepdim=True)  # (..., a, 1); 0 where an anchor has no negative
     D_an_star = torch.where(semi_hard.isinf(), farthest, semi_hard)  # (..., a, p)
     return (F.relu(margin + D - D_an_star) * pos).sum(), pos.sum()
 
 
 # %% [markdown]
-r"""
-A toy to check by hand: six frames on a line, radii 1 and 2, margin 1. Frames 0 and 5 sit at the same place
-(the hand came back), the others one unit apart. Anchor 0, positive 1: $D_{01} = 1$, and the negatives 3, 4, 5
-are at 9, 16, 0. Frame 5 is nearer than the positive, so not semi-hard; frame 3 is the closest beyond:
-$\max(0, 1 + 1 - 9) = 0$. The twin at distance 0 costs nothing: a state may return.
-"""
+r"""A toy to check by hand: six frames on a line, radii 1 and 2, margin 1. Frames 0 and 5 sit at the same
+place (the hand came back in one jump), other neighbours one unit apart. Anchor 0, positive 1: $D_{01} = 1$,
+and the negatives 3, 4, 5 are at 9, 16, 0. Frame 5 is nearer than the positive, so not semi-hard; frame 3 is
+the closest beyond: $\max(0, 1 + 1 - 9) = 0$. The twin at distance 0 costs nothing: a state may return.
+
+Only the jump costs. Anchor 4, positive 5: $D = 16$, no negative beyond, farthest at 16: $1 + 16 - 16 = 1$.
+Anchor 5, positive 4: $D = 16$, the negatives at 0, 1 and 4: $1 + 16 - 4 = 13$."""
 
 # %%
 line = torch.tensor([0.0, 1, 2, 3, 4, 0]).view(6, 1)
 loss, count = time_contrastive_loss(line, torch.arange(6), pos_radius=1, neg_radius=2, margin=1.0)
-# (4, 5): D = 16, no negative beyond 16, farthest of frames 0 and 1 is 16: 1 + 16 - 16 = 1
-# (5, 4): D = 16, negatives at 0, 1, 4, none beyond, farthest 4: 1 + 16 - 4 = 13; all other pairs cost 0
 assert (loss.item(), count.item()) == (14.0, 10)
 time_contrastive_loss(0.1 * line, torch.arange(6), pos_radius=1, neg_radius=2, margin=1.0)  # all ten pay
 
 # %% [markdown]
-r"""
-## From clips to batches
+r"""## From clips to batches
 
 The paper draws 32 subsequent frames, 2.7 seconds of a four-second clip. Is the radius 0.2 seconds, as the
 paper says, or 2 frames, as in the released code? At SSv2's 12 frames per second the two agree. At 30, two
@@ -253,10 +245,8 @@ frames are hardly a movement; `--window-seconds 0.2` goes by each clip's own rat
 Crops, flips and colours that change from clip to clip, but never *within* a clip, tell the network what it
 may not rely on; `01_data.py` shows each step of `augment`.
 
-Window $n$ is a function of the seed and of $n$ alone: which clip (a fresh permutation for every pass over the
-data), where it starts, how it is augmented. So a run that was stopped goes on exactly as if it had not been,
-and there is no sampler state to save.
-"""
+Window $n$ depends on the seed and $n$ alone: its clip (`visited` takes all clips in a new order in each pass
+over the data), start and augmentation. So a run that was stopped goes on exactly as if it had not been."""
 
 # %%
 def draw_window(num_frames, length, rng):
@@ -293,15 +283,13 @@ if __name__ == "__main__" and look:
     show(figure, f"{config.out}/windows.png")
 
 # %% [markdown]
-r"""
-## The network
+r"""## The network
 
-Any timm image model whose classifier is replaced by a linear map to 32 numbers (`# authors' code`). No
+Any timm image model whose classifier is replaced by a linear map to 32 numbers, as in the authors' code. No
 softmax, no normalisation: the length of a difference must be free to grow with time. The paper trains its
 ResNet-50 from scratch and starts its ViT from ImageNet-21k. Batch normalisation makes the number of processes
 matter: one process normalises over all clips of a batch; the released code, and the `torchrun` line above,
-over the 32 frames of the one clip a device has.
-"""
+over the 32 frames of the one clip a device has."""
 
 # %%
 def make_network(config):
@@ -346,13 +334,14 @@ if __name__ == "__main__" and look:  # before training: even this tells changed 
     show_matrix(squared_distances(f).sqrt(), f"{config.out}/before.png")
 
 # %% [markdown]
-r"""
-## Is it a distance? Spearman on held-out clips
+r"""## Is it a distance? Spearman on held-out clips
 
 The last frame of a clip is its goal. A perfect distance would fall at every step towards it. So rank the
 frames by $d(s_t, s_T)$, rank them by the time that is left, and correlate the ranks: 1 is perfect order, 0 is
 chance. The paper stops training by this number (App. B); we keep the weights of the best validation.
-"""
+
+The curves also give the scale $T$ by which `05_sac.py` divides distances: three times the median clip's first
+one, so that tasks begin near $-1/3$, as in the paper."""
 
 # %%
 def validate(network, clips, config, device):
@@ -369,23 +358,17 @@ def validate(network, clips, config, device):
 
 
 # %% [markdown]
-r"""
-## Training
+r"""## Training
 
-One step: embed all frames of all clips at once, mine inside each clip, follow the gradient of the sum. The
-learning rate grows linearly, then falls as a cosine (`# authors' code`; the paper does not say). On a GPU the
-network runs in bfloat16, the distances in float32: a difference of close numbers is what we are after.
-`torchrun` starts the same command once per GPU; the gradients of the processes are averaged, so we multiply
-by their number to keep the sum.
-
-Each validation ends with a checkpoint: interrupt it (Ctrl-C, or the kernel in Jupyter), and the same command
-or cell goes on from there. And it draws its picture anew: the clip, below it the distance to its last frame,
-pale to dark. A good curve falls while the hand reaches and acts, and is flat while nothing happens.
-"""
+The learning rate grows linearly, then falls as a cosine (authors' code; the paper does not say). Each
+validation ends with a checkpoint: interrupt it (Ctrl-C, or the kernel in Jupyter), and the same command or
+cell goes on from there. It also draws its picture anew: the clip, below it the distance to its last frame,
+pale to dark as the network learns. A good curve falls while the hand reaches and acts, and is flat while
+nothing happens."""
 
 # %%
 def learning_rate(step, config):
-    """The learning rate at a step: linear warm-up times cosine decay to zero."""
+    """Linear warm-up times cosine decay to zero."""
     rise = max(1, round(config.warmup * config.steps))
     fall = max(0, step - rise) / max(1, config.steps - rise)
     return config.lr * min(1.0, step / rise) * 0.5 * (1 + math.cos(math.pi * fall))
@@ -395,7 +378,7 @@ def learning_rate(step, config):
 def record(config, parts, state, loss, held_out, device):
     """Validate, keep the best weights in `parts["best"]`, write checkpoint and log; changes `state`."""
     found = validate(parts["network"], held_out, config, device)
-    score = (state["step"] > 0, found["spearman"])  # untrained weights count only where there are no others
+    score = (state["step"] > 0, found["spearman"])  # any trained weights beat the untrained ones
     state["curves"].append(found.pop("curve"))
     if score > state["score"]:
         state.update(score=score, found=found)
@@ -419,23 +402,44 @@ def plot_training(frames, state):
 
 # %%
 def start(config, device):
-    """A run, fresh or from its checkpoint: (the modules {name: module}, the numbers {name: value})."""
+    """A run, fresh or from its checkpoint: (modules, numbers), both by name."""
     torch.manual_seed(config.seed)
     network = make_network(config).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters())
     parts = {"network": network, "best": copy.deepcopy(network), "optimizer": optimizer}
     state = {"step": 0, "score": (), "minutes": 0.0, "log": [], "curves": []}
-    return parts, {**state, **load_run(f"{config.out}/checkpoint.pt", config, parts)}
+    return parts, state | load_run(f"{config.out}/checkpoint.pt", config, parts)
 
 
 def load_batches(clips, config, first, rank, world):
-    """Iterate over this process's windows of all batches from number `first` on, with a progress bar."""
+    """This process's share of batch `first` and all later ones, with a progress bar."""
     B = config.clips_per_batch
     if B % world:
         raise UserError(f"--clips-per-batch {B} cannot be divided among {world} processes")
     shares = (range(k * B + rank, (k + 1) * B, world) for k in range(first, config.steps))
     batches = DataLoader(Windows(clips, config), batch_sampler=shares, num_workers=config.workers)
     return tqdm(batches, "HOLD-C", initial=first, total=config.steps, disable=rank > 0)
+
+
+# %% [markdown]
+r"""One step: embed all frames of all clips at once, mine inside each clip, follow the gradient of the sum. On
+a GPU the network runs in bfloat16, the distances in float32: a difference of close numbers is what we are
+after. `torchrun` starts the same command once per GPU and averages the gradients of the processes, so we
+multiply by their number, `world`, to keep the sum."""
+
+# %%
+def update(model, optimizer, batch, config, world):
+    """One step down the gradient of a batch of `Windows`; returns the mean loss of a pair."""
+    frames, times, sequences = batch  # (B, T, 3, S, S), (B, T), (B, T)
+    with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
+        f = model(frames.flatten(0, 1).float() / 127.5 - 1)  # (B T, E)
+    f = f.float().unflatten(0, times.shape)  # (B, T, E)
+    radius = 1.001 * config.window_seconds if config.window_seconds else config.radius  # 0.2 s holds 6 / 30
+    loss, positives = time_contrastive_loss(f, times, sequences, radius, 2 * radius, config.margin)
+    optimizer.zero_grad()
+    (world * loss).backward()
+    optimizer.step()
+    return (loss / positives).item()
 
 
 # %%
@@ -450,29 +454,18 @@ def train(config):
     if rank == 0:
         show(plot_training(held_out[0][0], state), f"{config.out}/training.png")
     model = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    radius = 1.001 * config.window_seconds if config.window_seconds else config.radius  # 0.2 s: also 6 / 30 s
     losses, began = [], time.time() - 60 * state["minutes"]
-
     for batch in load_batches(clips, config, state["step"], rank, world):
-        frames, times, sequences = (x.to(device) for x in batch)  # (B, T, 3, S, S), (B, T), (B, T)
         optimizer.param_groups[0]["lr"] = learning_rate(state["step"], config)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            f = model(frames.flatten(0, 1).float() / 127.5 - 1)  # (B T, E)
-        f = f.float().unflatten(0, times.shape)  # (B, T, E)
-        loss, positives = time_contrastive_loss(f, times, sequences, radius, 2 * radius, config.margin)
-        optimizer.zero_grad()
-        (world * loss).backward()
-        optimizer.step()
-        losses.append((loss / positives).item())
+        losses.append(update(model, optimizer, [x.to(device) for x in batch], config, world))
         if not math.isfinite(losses[-1]):
-            raise UserError(f"the loss is {loss:.3g} of {positives} pairs; lower --lr, or widen the radius")
+            raise UserError(f"the loss is {losses[-1]:.3g}; lower --lr, or widen the radius")
         state["step"] += 1
         if rank == 0 and (state["step"] % config.validate_every == 0 or state["step"] == config.steps):
             state["minutes"] = (time.time() - began) / 60
             record(config, parts, state, float(np.mean(losses)), held_out, device)
             show(plot_training(held_out[0][0], state), f"{config.out}/training.png", update=True)
             losses = []
-
     if world > 1:
         distributed.destroy_process_group()
     if rank > 0:
@@ -481,13 +474,12 @@ def train(config):
 
 
 # %% [markdown]
-r"""
-## The authors' weights
+r"""## The authors' weights
 
-The authors trained in JAX and released Flax checkpoints: a tree of named arrays. Convolution kernels lie
-there as (height, width, in, out), ours as (out, in, height, width); dense kernels as (in, out), ours
-transposed. The rest is names. Their HOLD-C is the ResNet-50, which timm's `resnet50` equals layer by layer.
-"""
+(Not needed at first reading.) The authors trained in JAX and released Flax checkpoints: a tree of named
+arrays. Convolution kernels lie there as (height, width, in, out), ours as (out, in, height, width); dense
+kernels as (in, out), ours transposed. The rest is names. Their HOLD-C is the ResNet-50, which timm's
+`resnet50` equals layer by layer."""
 
 # %%
 FLAX = {"conv1": "stem_conv", "bn1": "init_bn", "fc": "output_projection", "running_mean": "mean",
@@ -509,6 +501,7 @@ def flax_paths(network):
     return paths
 
 
+# %%
 def write_distance(config, network, minutes, scale, **validation):
     """Write the distance file, for frames uint8 (B, H, W, 3) of any size, and return its path."""
     meta = {"name": "HOLD-C", "kind": "embedding", "history": 1, "training": asdict(config),
@@ -525,7 +518,6 @@ def convert(config):
     return write_distance(config, network, 0.0, 5.0)
 
 
-# %%
 if __name__ == "__main__":
     meta = load_distance(convert(config) if config.convert else train(config)).meta
     found = ", ".join(f"{name} {value:.3f}" for name, value in meta["validation"].items()) or "converted"
@@ -533,10 +525,18 @@ if __name__ == "__main__":
           f"{meta['minutes']:.1f} minutes")
 
 # %%
-if __name__ == "__main__" and look:
+if __name__ == "__main__" and look:  # frames of the held-out clip, and how far its last one is
     distance = load_distance(f"{config.out}/distance.pt2")  # all that other files need: no class of this one
     d = distance(clip, clip[-1])  # uint8 (T, H, W, 3) and (H, W, 3) -> (T,)
-    print(d)
+    figure, axes = plt.subplots(1, 9, figsize=(9, 1.1))
+    for axis, t in zip(axes, np.linspace(0, len(clip) - 1, 9).round().astype(int)):
+        axis.imshow(clip[t])
+        axis.set_title(f"{d[t]:.2f}")
+        axis.axis("off")
+    show(figure, f"{config.out}/distances.png")
+
+# %%
+if __name__ == "__main__" and look:  # the matrix from above, by the trained network
     show_matrix(torch.stack([distance(clip[::3], goal) for goal in clip[::3]]), f"{config.out}/after.png")
 
 # %% [markdown]
@@ -544,7 +544,7 @@ r"""
 ## What we learned
 
 - A video is its own teacher: "close in time" needs no label, and one triplet rule turns it into a distance.
-- The mining decides what is learned. Semi-hard negatives forgive clips in which a state comes back.
+- The mining decides what is learned. Semi-hard negatives can forgive clips in which a state comes back.
 - Paper and released code differ: "all triplets" are one semi-hard negative per pair; 0.2 s are 2 frames; an
   epoch has 68,913 clips, not all 168,913. The presets take the rule from the code, the rest from the paper.
 - Order on held-out clips is not all. In `assets/models.csv`, three seeds each, HOLD-R orders the stand-in's

@@ -39,9 +39,9 @@ import torch
 from torchvision.transforms.v2 import functional as TF
 from tqdm.auto import tqdm
 
-from common import (MEAN_FPS, ClipSet, Distance, Preprocess, UserError, ensure_clips, ensure_distance,
-                    find_clips, load_distance, parse_config, pick_device, plot_style, read_clip,
-                    read_labels, show, spearman_to_go, write_csv, write_video)
+from common import (MEAN_FPS, STYLE, ClipSet, Distance, Preprocess, UserError, ensure, find_clips,
+                    load_distance, parse_config, pick_device, read_clip, read_labels, show, spearman_to_go,
+                    write_csv, write_video)
 
 # %%
 @dataclass
@@ -75,7 +75,7 @@ class Config:
 
 # %%
 if __name__ == "__main__":
-    plot_style()
+    plt.rcParams.update(STYLE)
     config = parse_config(Config)  # in Jupyter: parse_config(Config, limit=20), or (Config, clip="my.mp4")
 
 # %% [markdown]
@@ -95,7 +95,7 @@ def load_files(patterns, device):
     """Distance files {label: (path, Distance)}; one that 02 or 03 would write is trained if it is missing."""
     files = {}
     for path in [path for p in patterns for path in sorted(glob(p)) or [p.replace("*", "hold_c-seed0", 1)]]:
-        ensure_distance(path)
+        ensure(path)
         label = Path(path).parent.name if Path(path).stem == "distance" else Path(path).stem
         files[path if files.get(label, [path])[0] != path else label] = path, load_distance(path, device)
     return files
@@ -144,7 +144,7 @@ if __name__ == "__main__":
         config.short_side = round(max(sizes) * 9 / 8)
 
 if __name__ == "__main__" and not config.clip:
-    ensure_clips(config.data)
+    ensure(config.data)
     clips = ClipSet(config.data, config.split, config.short_side, config.limit)
     frames, fps = centre(clips[0][0]), clips[0][1]
     strip = "a clip", frames[:-1], frames[-1], along(distance, frames[:-1], frames[-1])

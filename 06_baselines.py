@@ -42,8 +42,8 @@ from torchvision.transforms.v2 import CenterCrop
 from tqdm.auto import tqdm
 
 import common
-from common import (Preprocess, UserError, ensure_clips, load_distance, parse_config, plot_style, read_clip,
-                    read_csv, run_script, save_distance, show, write_csv)
+from common import (STYLE, Preprocess, UserError, ensure, load_distance, parse_config, read_clip, read_csv,
+                    run_script, save_distance, show, write_csv)
 
 # %%
 @dataclass
@@ -84,7 +84,7 @@ class Config:
 # %%
 trains, table = False, []
 if __name__ == "__main__":
-    plot_style()
+    plt.rcParams.update(STYLE)
     config = parse_config(Config)  # in Jupyter: parse_config(Config, rewards=("sparse", "oracle"), seeds=2)
     trains = not config.plot
 
@@ -257,7 +257,7 @@ def make_files(reward, k, config):
     if reward == "tcn-robot":
         robot_video(config)
     elif reward == "tcn":  # 01 makes demonstrations of pushing and drawer_open; for another task add your own
-        ensure_clips(config.data)
+        ensure(config.data)
     if path.suffix != ".pt2" or path.exists():
         return path
     if reward in ("tcn", "tcn-robot"):

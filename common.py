@@ -4,8 +4,6 @@ import argparse
 import contextlib
 import csv
 import dataclasses
-import functools
-import hashlib
 import inspect
 import json
 import os
@@ -14,6 +12,7 @@ import subprocess
 import sys
 import typing
 import zipfile
+import zlib
 from pathlib import Path
 
 import av
@@ -26,23 +25,24 @@ from torchvision.transforms.v2 import functional as TF
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".gif")
 MAX_FRAMES = 1000  # of a clip; a longer video would fill the memory
-CACHE_BYTES = 2e9  # memory for the decoded clips of a split
 MEAN_FPS = 11.84  # of SSv2 (authors' code); also for files that do not say their own
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+         "figure.constrained_layout.use": True, "font.size": 9}  # of figures
 
 
 class UserError(Exception):
-    """Bad input in one line: what is wrong, where, what to do. Commands print it without a trace."""
+    """Bad input in one line: what is wrong, where, what to do."""
 
 
 def parse_config(cls, **changes):
-    """Fill in a `Config` dataclass from its preset, `changes`, and the command line (none in a notebook).
+    """Fill in a `Config`: its preset, then `changes`, then the command line (none in a notebook).
 
-    Comments behind fields are help, classmethods presets (`SMOKE_TEST=1`: `smoke`), "{seed}" is filled in.
-    UserError for numbers below 0, or below 1 where `cls.positive` names them.
+    Fields' comments are help, classmethods presets (SMOKE_TEST=1: `smoke`). UserError for numbers below 0,
+    or below 1 if named in `cls.positive`. "{seed}" in a text becomes the seed.
     """
     sys.excepthook = _one_line_for_users
     comments = {}
-    with contextlib.suppress(OSError, TypeError):  # a class typed into a notebook has no source file
+    with contextlib.suppress(OSError, TypeError):  # typed into a notebook, it has no source
         comments = dict(re.findall(r"^ +(\w+):.*?  # (.*)$", inspect.getsource(cls), re.M))
     parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, allow_abbrev=False)
     presets = ["laptop"] + [name for name, value in vars(cls).items() if isinstance(value, classmethod)]
@@ -50,16 +50,17 @@ def parse_config(cls, **changes):
     parser.add_argument("--preset", choices=presets, default=default, help="a set of defaults")
     for field in dataclasses.fields(cls):
         kind, parts = typing.get_origin(field.type), typing.get_args(field.type)
-        options = {"type": parts[0] if parts else field.type}
+        options = {"type": parts[0] if parts else field.type, "nargs": "*" if kind is tuple else None}
         if field.type is bool:
             options = {"action": argparse.BooleanOptionalAction}
-        elif kind in (typing.Literal, tuple):
-            options = {"choices": parts} if kind is typing.Literal else {**options, "nargs": "*"}
+        elif kind is typing.Literal:
+            options = {"choices": parts}
         text = f"{comments.get(field.name, '')} (default: {field.default})".replace("%", "%%")
         parser.add_argument("--" + field.name.replace("_", "-"), help=text, **options)
     given = vars(parser.parse_args([] if "kernel_launcher" in sys.argv[0] else sys.argv[1:]))
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     preset = given.pop("preset")
-    os.environ["SMOKE_TEST"] = str(int(preset == "smoke"))  # for the scripts that this one starts
+    os.environ["SMOKE_TEST"] = str(int(preset == "smoke"))
     config = cls() if preset == "laptop" else getattr(cls, preset)()
     config = dataclasses.replace(config, **{**changes, **given})
     for name, value in vars(config).items():
@@ -68,53 +69,45 @@ def parse_config(cls, **changes):
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
         if isinstance(value, str):
             setattr(config, name, value.replace("{seed}", str(getattr(config, "seed", 0))))
-        elif isinstance(value, list):
-            setattr(config, name, tuple(value))
     return config
 
 
 def _one_line_for_users(kind, error, trace):
-    told = {UserError: f"error: {error}", KeyboardInterrupt: "\nstopped; the same command goes on"}
-    if kind not in told:
-        return sys.__excepthook__(kind, error, trace)
-    print(told[kind], file=sys.stderr)
+    told = {UserError: f"error: {error}", KeyboardInterrupt: "\nstopped; the same command goes on"}.get(kind)
+    print(told, file=sys.stderr) if told else sys.__excepthook__(kind, error, trace)
 
 
 def run_script(script, *arguments):
-    """Run a numbered file beside this one as a command, smoke where this process is; its failure is ours."""
+    """Run a numbered file, smoke where this process is; UserError where it fails."""
     command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
     print("$ python", script, *command[2:], flush=True)
     if subprocess.run(command).returncode:
         raise UserError(f"{script} stopped before it was done; its message is above")
 
 
-def ensure_clips(folder):
-    """Let 01 make the stand-in where its folder is missing, or finish what it began, with the same flags."""
-    manifest = Path(folder) / "manifest.json"
-    if manifest.is_file() and not (Path(folder) / "labels/labels.json").is_file():
-        run_script("01_data.py", *json.loads(manifest.read_text())["flags"], "--out", folder)
-    elif not Path(folder).exists() and Path(folder) in (Path("data/standin"), Path("runs/smoke/clips")):
-        run_script("01_data.py", "--out", folder)
-
-
-def ensure_distance(path):
-    """Let 02 or 03 train the distance file `path` where it is missing and named as theirs, seed included."""
-    own = re.fullmatch(r"runs/(?:smoke/)?hold_([cr])-seed(\d+)/distance\.pt2", Path(path).as_posix())
-    if own and not Path(path).exists():
-        script = "02_hold_r.py" if own[1] == "r" else "03_hold_c.py"
-        run_script(script, "--seed", own[2], "--out", Path(path).parent)
+def ensure(path):
+    """Let 01, 02, 03 make clips or a distance file, missing and named as theirs; or finish clips."""
+    path, manifest = Path(path), Path(path) / "manifest.json"
+    trained = re.fullmatch(r"runs/(?:smoke/)?hold_([cr])-seed(\d+)/distance\.pt2", path.as_posix())
+    if manifest.is_file() and not (path / "labels/labels.json").is_file():
+        run_script("01_data.py", *json.loads(manifest.read_text())["flags"], "--out", path)
+    elif path in (Path("data/standin"), Path("runs/smoke/clips")) and not path.exists():
+        run_script("01_data.py", "--out", path)
+    elif trained and not path.exists():
+        script = "02_hold_r.py" if trained[1] == "r" else "03_hold_c.py"
+        run_script(script, "--seed", trained[2], "--out", path.parent)
 
 
 @contextlib.contextmanager
 def write_whole(path):
-    """Give a temporary path beside `path` to write to, renamed when all went well: whole files or none."""
+    """A temporary path beside `path`, renamed when all went well: whole files or none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the suffix, which tells writers the format
+    draft = path.with_name(f".{os.getpid()}-{path.name}")  # with the suffix, which tells the format
     try:
         yield draft
         os.replace(draft, path)
-    except (OSError, RuntimeError) as error:  # torch's own errors follow the system's: a full disk
+    except (OSError, RuntimeError) as error:  # torch wraps the system's: a full disk
         raise UserError(f"{path} could not be written: {error.__context__ or error}") from error
     finally:
         draft.unlink(missing_ok=True)
@@ -127,9 +120,7 @@ def write_csv(path, rows):
 
 
 def read_csv(path):
-    """Return the columns of a CSV file as {name: array}, floats where all entries are numbers or nan."""
-    if not Path(path).is_file():
-        raise UserError(f"there is no {path}")
+    """The columns of a CSV file, {name: array}, floats where all entries are numbers or nan."""
     with open(path, newline="") as file:
         header, *rows = csv.reader(file)
     columns = dict(zip(header, map(np.array, zip(*rows))))
@@ -140,21 +131,20 @@ def read_csv(path):
 
 
 def save_run(path, config, parts, **state):
-    """Write a checkpoint: the config, the state dicts of `parts` {name: module}, and plain values."""
-    state |= {"config": dataclasses.asdict(config)}
-    state |= {name: part.state_dict() for name, part in parts.items()}
+    """Write a checkpoint: config, state dicts of `parts` {name: module}, and plain values."""
+    state |= {"config": dataclasses.asdict(config), **{k: part.state_dict() for k, part in parts.items()}}
     with write_whole(path) as draft, open(draft, "wb") as file:
         torch.save(state, file)
 
 
 def load_run(path, config, parts, free=()):
-    """Load what `save_run` wrote into `parts`, return its values; {} without a file or `config.resume`."""
+    """Load what `save_run` wrote into `parts`; returns its values, {} without file or `config.resume`."""
     if not (config.resume and Path(path).exists()):
         return {}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # no pickled code
     except Exception as error:
-        raise UserError(f"{path} is not a checkpoint, or is cut short; delete it to start anew") from error
+        raise UserError(f"{path} is no checkpoint, or cut short; delete it to start anew") from error
     before, free = state.pop("config"), ("device", "out", "resume", "workers", *free)
     if new := [k for k, v in dataclasses.asdict(config).items() if k not in free and before.get(k) != v]:
         raise UserError(f"{path} has another {', '.join(new)}; give another --out or --no-resume")
@@ -165,13 +155,12 @@ def load_run(path, config, parts, free=()):
 
 
 def pick_device(name="auto"):
-    """Return the torch device called `name`; `auto` takes an accelerator (CUDA, MPS) where there is one."""
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """The torch device called `name`; `auto` takes an accelerator (CUDA, MPS) where there is one."""
+    auto = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     try:
-        return torch.empty(0, device=name).device
+        return torch.empty(0, device=auto if name == "auto" else name).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"there is no device {name!r} here; --device cpu is always there") from None
+        raise UserError(f"there is no device {name!r} here; use --device cpu") from None
 
 
 def join_processes(name):
@@ -185,52 +174,49 @@ def join_processes(name):
     return rank, max(1, world), device
 
 
-@functools.lru_cache(maxsize=2)
-def _order(seed, epoch, clips):
-    return np.random.default_rng([seed, 1, epoch]).permutation(clips)
-
-
 def visited(n, clips, seed):
-    """Which of `clips` clips is the n-th visited: a fresh permutation for every pass over the data."""
+    """Which of `clips` clips is the n-th visited: a new permutation for every pass."""
     epoch, place = divmod(n, clips)
-    return int(_order(seed, epoch, clips)[place])
+    return int(np.random.default_rng([seed, 1, epoch]).permutation(clips)[place])
 
 
 def read_clip(path, short_side=None):
     """Decode a video, upright, resized to `short_side`: (uint8 RGB (T, H, W, 3), frames per second)."""
-    frames, times, painter = [], [], av.video.reformatter.VideoReformatter()  # one for all: twice as fast
+    frames, times = [], []
+    painter = av.video.reformatter.VideoReformatter()  # one for all: twice as fast
     try:
         with av.open(str(path), metadata_errors="ignore") as file:
             stream = file.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in file.decode(stream):
-                if not frames:  # a later change of size within a file is resized to the first one
+                if not frames:  # if the size changes later, this one stays
                     scale = short_side / min(frame.width, frame.height) if short_side else 1
                     size = round(frame.width * scale), round(frame.height * scale)
                     turns = frame.rotation // 90  # as phones show it
                 frames.append(painter.reformat(frame, *size, "rgb24", interpolation="AREA").to_ndarray())
                 times.append(float(frame.pts or 0) * float(stream.time_base))
                 if len(frames) > MAX_FRAMES:
-                    raise UserError(f"{path} has over {MAX_FRAMES} frames; cut it into short clips")
-            span = max(times) - min(times)  # seconds; max of nothing is a ValueError
+                    raise UserError(f"{path} has over {MAX_FRAMES} frames; cut it up")
+            span = max(times) - min(times)  # max of nothing is a ValueError
             fps = (len(times) - 1) / span if span > 0 else float(stream.average_rate or MEAN_FPS)
             promised = float(stream.duration or 0) * float(stream.time_base)
-            if not promised and len(file.streams) == 1:  # with sound, a file may be longer than its pictures
-                promised = (file.duration or 0) / av.time_base
+            if len(file.streams) == 1:  # sound may outlast pictures
+                promised = promised or (file.duration or 0) / av.time_base
             last = max(float(frame.duration or 0) * float(stream.time_base), 1 / fps)
             if span and span + last < 0.9 * promised:
                 raise UserError(f"{path} is cut short, after {span:.1f} of {promised:.1f} s; replace it")
     except (av.FFmpegError, OSError, IndexError, ValueError, ArithmeticError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or "no video track, or no frames"
-        raise UserError(f"{path} is not a readable video ({reason}); replace or remove it") from error
+        raise UserError(f"{path} is not a readable video ({reason}); remove it") from error
     return np.ascontiguousarray(np.rot90(np.stack(frames), turns, (1, 2))), fps  # (T, H, W, 3)
 
 
 def write_video(path, frames, fps, crf=30):
-    """Write uint8 RGB (T, H, W, 3) as VP9 (.webm; `crf` 0 to 63) or H.264 (.mp4); odd sides lose a pixel."""
-    vp9, h264 = {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"}, {"crf": "18"}
-    codec, options = ("libx264", h264) if Path(path).suffix == ".mp4" else ("libvpx-vp9", vp9)
-    height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # both codecs want even sides
+    """Write uint8 RGB (T, H, W, 3) as VP9 (.webm, `crf` 0 to 63) or H.264 (.mp4), less odd rows, columns."""
+    codec, options = "libvpx-vp9", {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"}
+    if Path(path).suffix == ".mp4":
+        codec, options = "libx264", {"crf": "18"}
+    height, width = (side // 2 * 2 for side in frames[0].shape[:2])
     with write_whole(path) as draft, av.open(str(draft), "w") as file:
         stream = file.add_stream(codec, fps, options, height=height, width=width, pix_fmt="yuv420p")
         for frame in frames:
@@ -250,12 +236,9 @@ def read_labels(folder, split):
 
 
 def find_clips(folder, split):
-    """List the clips of a split: of SSv2 by its JSONs, else by a hash that holds out one video in ten.
-
-    Those in the folder's bad.csv, which `01_data.py --check` writes, are left out.
-    """
+    """Clips of a split: of SSv2 by its JSONs, else by a hash that holds out one in ten; but for bad.csv's."""
     folder, labels = Path(folder), read_labels(folder, split)
-    bad = read_csv(folder / "bad.csv")["path"] if (folder / "bad.csv").is_file() else ()
+    bad = set(read_csv(folder / "bad.csv")["path"] if (folder / "bad.csv").is_file() else ())
     files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.name[0] != "."]
     named = {path.relative_to(folder).as_posix(): path for path in files}
     videos = {name: path for name, path in named.items() if name not in bad}
@@ -268,18 +251,17 @@ def find_clips(folder, split):
         return [by_id[entry["id"]] for entry in labels if entry["id"] in by_id]
     if split not in ("train", "validation") or any(read_labels(folder, s) for s in ("train", "validation")):
         raise UserError(f"there is no {split}.json in {folder}; put it beside the others")
-    rank = {name: int(hashlib.sha1(name.encode()).hexdigest(), 16) for name in videos}
+    rank = {name: zlib.crc32(name.encode()) for name in videos}
     held_out = {name for name in videos if rank[name] % 10 == 0} or {min(videos, key=rank.get)}
     return [path for name, path in videos.items() if (name in held_out) == (split == "validation")]
 
 
 class ClipSet(torch.utils.data.Dataset):
-    """The clips of a split: item i is (frames uint8 (T, H, W, 3), fps); the next where one cannot be read."""
+    """The clips of a split: item i is (frames uint8 (T, H, W, 3), fps), or the next that can be read."""
 
     def __init__(self, folder, split, short_side, limit=0):
         self.paths, self.short_side = find_clips(folder, split)[: limit or None], short_side
-        self.told, self.kept = set(), {}
-        self.room = CACHE_BYTES
+        self.kept, self.told = {}, set()
         if not self.paths:
             raise UserError(f"no usable clip of split {split} in {folder}")
 
@@ -295,9 +277,8 @@ class ClipSet(torch.utils.data.Dataset):
             try:
                 frames, fps = read_clip(path, self.short_side)
                 if len(frames) < 2:
-                    raise UserError(f"{path} has a single frame; replace or remove it")
-                if self.room > frames.nbytes:
-                    self.room -= frames.nbytes
+                    raise UserError(f"{path} has a single frame; remove it")
+                if len(self.kept) * frames.nbytes < 2e9:  # some 2 GB of memory
                     self.kept[path] = frames, fps
                 return frames, fps
             except UserError as error:
@@ -309,15 +290,13 @@ class ClipSet(torch.utils.data.Dataset):
 
 RANDAUGMENT = {  # authors' code: scenic's, at magnitude 20, on one tall picture uint8 (3, T * H, W)
     "identity, posterize, solarize": lambda x: x,  # posterize to 8 bits, solarize above 512
-    "autocontrast": TF.autocontrast,
-    "equalize": TF.equalize,
-    "invert": TF.invert,
+    **{name: getattr(TF, name) for name in ("autocontrast", "equalize", "invert")},
     "color": lambda x: TF.adjust_saturation(x, 3.7),
-    "contrast": lambda x: TF.adjust_contrast(x, 3.7),  # ours: about the mean grey; authors' code: about white
+    "contrast": lambda x: TF.adjust_contrast(x, 3.7),  # ours: about mean grey; authors' code: about white
     "brightness": lambda x: TF.adjust_brightness(x, 3.7),
     "sharpness": lambda x: TF.adjust_sharpness(x, 3.7),
     "solarize-add": lambda x: torch.where(x < 128, (x.int() + 220).clamp(max=255).byte(), x),
-    "cutout": None,  # one black box for all frames, in `augment_steps`
+    "cutout": None,  # in `augment_steps`
 }
 
 
@@ -337,17 +316,17 @@ def augment_steps(clip, size, kind, rng):
         return
     for name in rng.choice(list(RANDAUGMENT), 2, p=[3 / 12, *[1 / 12] * 9]):
         if name == "cutout":
-            y, x, half = rng.integers(size), rng.integers(size), round(80 / 256 * size)
-            clip = clip.clone()
-            clip[..., max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
-        else:  # statistics over the whole clip, so that colours do not flicker
+            half, y, x = round(80 / 256 * size), *rng.integers(size, size=2)
+            top, left = max(0, y - half), max(0, x - half)
+            clip = TF.erase(clip, top, left, y + half - top, x + half - left, torch.zeros(1))
+        else:  # statistics over the whole clip: no flicker
             tall = RANDAUGMENT[name](clip.transpose(0, 1).reshape(3, -1, size))  # (3, T * size, size)
             clip = tall.view(3, -1, size, size).transpose(0, 1)
         yield str(name), clip
 
 
 def augment(clip, size, kind, rng):
-    """Augment a clip uint8 (T, 3, H, W), all frames alike, to (T, 3, size, size); kind "light" or "paper"."""
+    """Augment a clip (T, 3, H, W) uint8, all frames alike: (T, 3, size, size); kind "light" or "paper"."""
     return list(augment_steps(clip, size, kind, rng))[-1][1]
 
 
@@ -361,7 +340,7 @@ class Preprocess(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * 255)
 
     def forward(self, x):
-        """Normalise frames. index_select instead of slices: torch.export then keeps height and width free."""
+        """Normalise frames. index_select, not slices: torch.export then keeps height and width free."""
         height, width = x.shape[1:3]
         side = torch.sym_min(height, width)
         square = torch.arange(side, device=x.device)
@@ -376,13 +355,11 @@ def save_distance(path, program, meta):
 
     Kind `embedding`: uint8 frames (B, H, W, 3) -> (B, E); `pairwise`: (B, history, H, W, 3), goals -> (B,).
     """
-    batch = torch.export.Dim("batch", max=1 << 16)
-    free = [torch.export.Dim(name, min=2, max=1 << 14) for name in ("h", "w", "goal_h", "goal_w")]
-    frames = torch.zeros(2, 40, 56, 3, dtype=torch.uint8)
-    example, shapes = (frames,), ({0: batch, 1: free[0], 2: free[1]},)
+    frames, free = torch.zeros(2, 40, 56, 3, dtype=torch.uint8), torch.export.Dim.DYNAMIC
+    example, shapes = (frames,), ({0: free, 1: free, 2: free},)  # any batch, height and width
     if meta["kind"] == "pairwise":
         example = (frames[:, None].repeat(1, meta["history"], 1, 1, 1), frames)
-        shapes = ({0: batch, 2: free[0], 3: free[1]}, {0: batch, 1: free[2], 2: free[3]})
+        shapes = ({0: free, 2: free, 3: free}, *shapes)
     program = program.eval().cpu().to(memory_format=torch.contiguous_format)
     exported = torch.export.export(program, example, dynamic_shapes=shapes)
     with write_whole(path) as draft:
@@ -390,12 +367,12 @@ def save_distance(path, program, meta):
 
 
 class Distance:
-    """A distance d(s, g) from a file. Attributes: `kind`, `history` (frames of s that it sees), `meta`."""
+    """A distance d(s, g) from a file, with its `kind`, `history` (frames of s that it sees), `meta`."""
 
     def __init__(self, program, meta, device="cpu"):
         self.program, self.meta, self.device = program, meta, torch.device(device)
         self.kind, self.history = meta["kind"], meta["history"]
-        self.goals = []  # those of the latest calls, each with its embedding
+        self.goals = []  # the latest, with their embeddings
 
     @torch.no_grad()
     def __call__(self, frames, goal):
@@ -418,17 +395,17 @@ class Distance:
 
 
 def load_distance(path, device="cpu"):
-    """Read a distance file. Reading may run pickled code (`torch.export.load`): load only files you trust."""
+    """Read a distance file; it may run pickled code (`torch.export.load`): load only what you trust."""
     extra = {"meta.json": ""}
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.export prints a page of log lines on anything else
+        with zipfile.ZipFile(path) as archive:  # or torch.export prints a page
             assert archive.testzip() is None
         program = torch.export.load(path, extra_files=extra)
         meta = json.loads(extra["meta.json"])
         assert {"kind", "history", "name"} <= set(meta)
     except Exception as error:
         fault = "missing" if isinstance(error, FileNotFoundError) else "no distance file, or cut short"
-        raise UserError(f"{path} is {fault}; make it with 02, 03 or 06, like: python 03_hold_c.py") from error
+        raise UserError(f"{path} is {fault}; make it, like: python 03_hold_c.py") from error
     if torch.device(device).type != "cpu":
         program = torch.export.passes.move_to_device_pass(program, str(device))
     return Distance(program.module(), meta, device)
@@ -437,49 +414,46 @@ def load_distance(path, device="cpu"):
 def read_flax(path):
     """Read a Flax checkpoint (msgpack): {"params/...": tensor, "batch_stats/...": tensor}."""
     import msgpack
-
-    def array(code, data):  # Flax's extension types 1 (array) and 3 (scalar): shape, name of the dtype, bytes
+    def array(code, data):  # Flax's extension types 1, array, and 3, scalar
         shape, dtype, raw = msgpack.unpackb(data)
         return torch.frombuffer(bytearray(raw), dtype=getattr(torch, dtype)).reshape(shape) if raw else None
-
-    def flat(tree, name):
-        pairs = [(f"{name}/{key}", value) for key, value in tree.items()]
-        return {k: v for n, x in pairs for k, v in (flat(x, n) if isinstance(x, dict) else {n: x}).items()}
+    def leaves(tree, name):
+        for key, value in tree.items():
+            path = f"{name}/{key}"
+            yield from leaves(value, path) if isinstance(value, dict) else [(path, value)]
 
     try:
         tree = msgpack.unpackb(Path(path).read_bytes(), ext_hook=array, strict_map_key=False)
         params = tree["optimizer"]["target"] if "optimizer" in tree else tree["params"]  # old and new Flax
         stats = (tree.get("model_state") or {}).get("batch_stats", {})
-        return flat(params, "params") | flat(stats, "batch_stats")
+        return dict([*leaves(params, "params"), *leaves(stats, "batch_stats")])
     except Exception as error:
         raise UserError(f"{path} is not a Flax checkpoint ({type(error).__name__})") from error
 
 
 def load_flax(network, arrays, paths, turn):
     """Load `read_flax` arrays by `paths` {our name: theirs}; `turn(array, shape)` gives our layout."""
-    state = network.state_dict()
-    for path in {*paths.values()} ^ {*arrays}:
-        raise UserError(f"only one of checkpoint and network has {path}; give the checkpoint's --preset")
-    for name, path in paths.items():
-        theirs, ours = tuple(arrays[path].shape), state[name].shape
+    wrong, state = {*paths.values()} ^ {*arrays}, network.state_dict()  # what one alone has
+    for name, path in () if wrong else paths.items():
         try:
-            state[name].copy_(turn(arrays[path], ours).reshape(ours))
-        except RuntimeError as error:
-            told = f"{path} is {theirs}, here {tuple(ours)}; give the checkpoint's --preset"
-            raise UserError(told) from error
+            state[name].copy_(turn(arrays[path], state[name].shape).reshape(state[name].shape))
+        except RuntimeError:
+            wrong.add(path)
+    if wrong:
+        raise UserError(f"checkpoint and network differ in {min(wrong)}; give the checkpoint's --preset")
 
 
 def spearman_to_go(d):
-    """Spearman correlation of d(s_t, s_T), t < T, with the time to go; nan for T < 3, 0 for a constant d."""
+    """Spearman correlation of d(s_t, s_T), t < T, with time to go; nan for T < 3, 0 for a constant d."""
     if len(d) < 2 or np.ptp(d) == 0:
         return float("nan") if len(d) < 2 else 0.0
     return float(spearmanr(d, -np.arange(len(d))).statistic)
 
 
 def pick_gl():
-    """Try MuJoCo's off-screen GL back-ends before it is imported; the choice is left in `MUJOCO_GL`."""
-    with contextlib.suppress(ImportError):  # torch's triton has an LLVM inside, as Mesa has,
-        import triton  # noqa: F401  # and would crash if it were loaded after that
+    """Try MuJoCo's off-screen GL back-ends before it is imported; sets `MUJOCO_GL`."""
+    with contextlib.suppress(ImportError):  # it has an LLVM inside, as Mesa has,
+        import triton  # and crashes if it comes second
     if sys.platform != "linux" or os.environ.get("MUJOCO_GL"):
         return
     probe = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).close()"
@@ -488,21 +462,14 @@ def pick_gl():
         if not subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode:
             return
     del os.environ["MUJOCO_GL"]
-    raise UserError("no off-screen OpenGL found; install one: sudo apt-get install -y libegl1 libosmesa6")
-
-
-def plot_style():
-    """Plain, readable figures."""
-    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
-    pyplot.rcParams.update({"grid.alpha": 0.25, "figure.constrained_layout.use": True, "font.size": 9})
+    raise UserError("no off-screen OpenGL found: sudo apt-get install -y libegl1 libosmesa6")
 
 
 def show(figure, path, update=False):
-    """Save a figure; in a notebook show it too, with `update` in the place of the last one of this path."""
+    """Save a figure; in a notebook show it too, with `update` in place of the last one of this path."""
     with write_whole(path) as draft:
         figure.savefig(draft)
     if "kernel_launcher" in sys.argv[0]:
         from IPython.display import display
-
         display(figure, display_id=str(path), update=update)
     pyplot.close(figure)

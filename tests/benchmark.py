@@ -65,7 +65,7 @@ def readers():
 
 def benchmark_read(folder="data/standin", count=64):
     """Time all ways to decode the first clips, and to take them from memory as training does later on."""
-    common.ensure_clips(folder)
+    common.ensure(folder)
     clips = common.ClipSet(folder, "train", 72, count)
     ways = {name: partial(lambda read: [read(path) for path in clips.paths], read)
             for name, read in readers().items()}
@@ -98,7 +98,7 @@ def benchmark_render(rows=48, pictures=20):
 def training_loops(module, loss, config):
     """{name: one update}: bare timm, of a batch in memory, and with decoding and augmentation."""
     device = common.pick_device(config.device)
-    common.ensure_clips(config.data)
+    common.ensure(config.data)
     parts, _ = module.start(config, device)
     batches = iter(module.load_batches(module.open_clips(config)[0], config, 0, 0, 1))
 

@@ -250,7 +250,7 @@ def test_what_was_interrupted_is_finished_with_the_same_flags(config, monkeypatc
         data.make_clips(config)
 
     monkeypatch.setattr(common, "run_script", in_this_process)
-    common.ensure_clips(config.out)  # as 02, 03 and 04 do
+    common.ensure(config.out)  # as 02, 03 and 04 do
     frames, fps = common.read_clip(paths[0])
     raw, other = (data.render(*data.compose(seed, 0), 48, 64) for seed in (3, 4))
     assert fps == 12 and np.abs(frames.astype(int) - raw).mean() < 8  # the file shows what was rendered

@@ -196,14 +196,6 @@ def test_numbers_are_those_of_the_curves_and_controls_empty_without_counterparts
     assert np.isfinite(table["c-seed0", "swapped", "spearman"]).all()
 
 
-def test_missing_distances_are_trained_by_their_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ev, "ensure_distance", lambda path: write_file(path, 0))
-    for preset, folder in ((ev.Config(), "runs"), (ev.Config.smoke(), "runs/smoke")):
-        path, _ = ev.load_files(preset.distance, "cpu")["hold_c-seed0"]
-        assert path == f"{folder}/hold_c-seed0/distance.pt2"
-
-
 def test_intervals_of_a_mean_are_those_of_theory_and_wider_over_seeds(rng):
     weights = rng.multinomial(400, np.full(400, 1 / 400), 2000)
     files = [np.stack([rng.normal(m, 2, 400), np.ones(400)], 1) for m in (5.0, 6, 7)]

@@ -118,6 +118,28 @@ def test_replay_never_crosses_an_episode_even_when_it_grows(sac, rng):
     assert set(memory.sample(5000, rng)[2].tolist()) == set(kept.values())
 
 
+def test_a_share_of_each_batch_is_from_episodes_that_succeeded(sac, tmp_path, rng):
+    run = sac.train(settings(sac, tmp_path, random_steps=96), Dot())  # random play alone: some succeed
+    found, memory = run.replay.good[: run.replay.filled].reshape(8, 13), run.replay  # episodes of 13 pictures
+    succeeded = memory.rewards[: memory.filled].reshape(8, 13)[:, :12].any(1)
+    assert 0 < succeeded.sum() < 8 and (found == succeeded[:, None]).all()
+    memory.frames[: memory.filled, 0, 0, 0] = memory.good[: memory.filled]
+    for share in (0, 0.25, 1):
+        drawn = np.mean([memory.sample(40, rng, share)[0][:, 0, 0, 0].mean() for _ in range(200)])
+        assert drawn == pytest.approx(share + (1 - share) * succeeded.mean(), abs=0.03)
+    memory.good[:] = False
+    assert len(memory.sample(40, rng, 1.0)[0]) == 40  # none has succeeded: all are drawn evenly
+
+
+def test_random_actions_are_held_and_begin_training_episodes(sac, tmp_path):
+    run = sac.train(settings(sac, tmp_path, random_steps=24, random_start=8, random_hold=4), Dot())
+    actions = run.replay.actions[: run.replay.filled].reshape(8, 13, 2)[:, :12]
+    held = (np.diff(actions, axis=1) == 0).all(-1)  # (8, 11)
+    assert held[:2].all(0).nonzero()[0].tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    lengths = [int(np.argmin([*row, False])) for row in held[2:]]  # of the first action
+    assert set(lengths) <= {0, 1, 2, 3} and held[2:, 8:].sum() == 0 < max(lengths)
+
+
 @pytest.mark.parametrize("per_image", [True, False])
 def test_random_shift_moves_whole_pictures(sac, rng, per_image):
     images = rng.integers(1, 256, (200, 12, 10, 6), np.uint8)

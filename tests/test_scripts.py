@@ -43,7 +43,7 @@ def test_the_main_job_makes_what_is_missing_and_ends_with_its_files(smoke):
     curve = common.read_csv(made / "curve.csv")
     assert len(curve["step"]) >= 2 and (curve["T"] > 0).all()
     frames, _ = common.read_clip(made / "policy.mp4")
-    assert len(frames) == 61 and frames.std() > 10
+    assert len(frames) == 101 and frames.std() > 10
     assert {"curve.png", "look.png", "policy.png", "run.json"} <= {path.name for path in made.iterdir()}
     assert common.load_distance(folder / "runs/smoke/hold_c-seed0/distance.pt2").kind == "embedding"
 
@@ -57,7 +57,7 @@ def test_smoke_training_moved_the_weights_of_both_models(smoke, hold_c, sac):
     agent = torch.load(run_folder(smoke) / "checkpoint.pt")
     config = sac.Config(**agent["config"])
     torch.manual_seed(config.seed)
-    fresh = sac.Agent((32, 48, 3), 5, config.encoder, config.temperature).state_dict()
+    fresh = sac.Agent((32, 32, 3), 2, config.encoder, config.temperature).state_dict()
     assert all(not torch.equal(fresh[name], weight) for name, weight in agent["agent"].items())
 
 
