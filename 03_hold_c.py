@@ -269,7 +269,7 @@ class Windows(Dataset):
         rng = np.random.default_rng([c.seed, 2, n])
         frames, fps = self.clips[visited(n, len(self.clips), c.seed)]  # (L, H, W, 3)
         index, sequence = draw_window(len(frames), c.frames_per_clip, rng)
-        times = index / (fps if c.window_seconds else 1)
+        times = np.float32(index / (fps if c.window_seconds else 1))
         window = torch.from_numpy(frames[index]).permute(0, 3, 1, 2)  # (T, 3, H, W)
         return augment(window, c.size, c.augmentation, rng), times, sequence
 

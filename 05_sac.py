@@ -24,7 +24,6 @@ Expect the cup on its square in every evaluation after 10,000 to 14,000 steps: s
 
 # %%
 import atexit
-import contextlib
 import copy
 import json
 import math
@@ -74,7 +73,7 @@ class Config:
     stage_cost: float | None = None  # distance added per later goal; automatic: from goal to goal
     quality: Literal["fast", "faithful"] = "fast"  # fast: no shadows, no smooth edges
     height: int = 48  # rows of the picture, width follows from the task; 0: the original's size
-    steps: int = 20_000  # environment steps; 0: as many as in the paper
+    steps: int = 24_000  # environment steps; 0: as many as in the paper
     random_steps: int = 1000  # first steps, with uniform random actions (paper Table III)
     random_start: int = 40  # at most so many random steps begin a training episode (paper: 0)
     random_hold: int = 10  # steps for which a random action is held (paper: 1)
@@ -619,7 +618,7 @@ def measure(distance, frames, goal):
     frames = frames if getattr(distance, "history", 1) > 1 else frames[:, -1]
     device = torch.device(getattr(distance, "device", "cpu")).type
     with torch.autocast(device, enabled=device == "cuda"):
-        found = torch.as_tensor(distance(frames, goal)).detach().double().cpu().numpy()
+        found = torch.as_tensor(distance(frames, goal)).detach().cpu().double().numpy()
     if found.shape != frames.shape[:1] or not np.isfinite(found).all():
         raise UserError(f"for {len(frames)} frames the distance gave {found.shape} values, or NaN; "
                         "it must give one finite number each, (B,)")
@@ -1033,7 +1032,7 @@ class Replay:
         good = starts[self.good[starts]]
         i = rng.choice(starts, batch)
         if len(good):
-            count = round(share * batch)
+            count = round(min(share, 1) * batch)
             i[:count] = rng.choice(good, count)
         return self.frames[i], self.actions[i], self.rewards[i], self.terminal[i], self.frames[i + 1]
 

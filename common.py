@@ -17,7 +17,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
+import torch.export.passes
 from matplotlib import pyplot
 from scipy.stats import spearmanr
 from torch import distributed, nn
