@@ -20,7 +20,7 @@ data/standin/figures/*.png                                      the pictures of 
 ```
 python 01_data.py                   # 1,000 clips of 96 x 72 pixels: two minutes on two cores, no GPU
 python 01_data.py --clips 3000      # adds the missing ones to those that are there
-python 01_data.py --check ssv2/     # makes nothing: decodes every file of SSv2, or of any folder of videos
+python 01_data.py --check ssv2/     # makes no clips: decodes every file of SSv2, or any folder of videos
 ```
 
 Expect the line `train: 855 of 855 listed clips are there`. Stop it at any moment; the same command goes on.
@@ -67,8 +67,8 @@ class Config:
     height: int = 72  # of the frames, even; SSv2: 240
     width: int = 96  # of the frames, even
     controls: int = 40  # validation clips that get two counterparts, failed and still; 0 for none
-    workers: int = 0  # processes that render; 0 takes one per core
-    check: str = ""  # make nothing: decode every file of this folder (SSv2, or any videos), list the bad ones
+    workers: int = 0  # processes that render; 0: by cores and clips
+    check: str = ""  # make no clips: decode all of this folder (SSv2, or any videos), list the bad ones
     positive: ClassVar[tuple] = ("clips", "height", "width")
 
     @classmethod
@@ -145,8 +145,8 @@ r"""
 
 The stand-in comes from MuJoCo, a physics simulator, of which we use only the renderer. A world is a text in
 MJCF, MuJoCo's XML. What moves in it is a *mocap* body (for motion capture): it stands where we put it, frame
-by frame, and obeys no force. Lengths are metres. A process keeps one OpenGL context, because on a CPU making
-one takes longer than a whole clip.
+by frame, and obeys no force. Lengths are metres. A process keeps its OpenGL contexts, one a size: on a CPU,
+making one takes longer than a clip.
 """
 
 # %%
@@ -166,7 +166,7 @@ def gl_context(height, width):
 def render(xml, poses, joint, paint, height, width):
     """Render a world (MJCF): uint8 RGB (T, height, width, 3).
 
-    `poses` {body: (positions (T, 3), rotations (T) or one for all)}, `paint` {surface: texture (64, 64, 3)}.
+    `poses` {body: (positions (T, 3), rotations (T) or one)}, `joint` (T,), `paint` {surface: (64, 64, 3)}.
     """
     gl_context(height, width).make_current()
     import mujoco
@@ -254,7 +254,7 @@ def ease(t):
 def draw_timing(rng):
     """Draw two to five seconds: progress from 0 to 1 of reach, act and leave (3, T)."""
     idle, reach, act, leave, rest = rng.uniform((0, 0.5, 0.8, 0.5, 0.0), (0.3, 1.2, 1.8, 1.0, 0.6))
-    waits, there, stays = rng.random(3) < (0.5, 0.15, 0.35)  # some hands are there from the start, some stay
+    waits, there, stays = rng.random(3) < (0.5, 0.15, 0.35)  # idles first; is there at once; never leaves
     begin = idle * waits + reach * (not there)
     done = begin + act
     t = np.arange(round(np.clip(done + (0.2 if stays else leave) + rest, 2, 5) * FPS)) / FPS  # (T,)
@@ -363,7 +363,7 @@ r"""
 where the fingertips are while they touch. So *the thing's pose and the hand's place are two functions of one
 $u$*, and cannot come apart; and as $u = 0$ before the act, a thing stays put until it is touched.
 
-With `real=False` the hand moves a little beside the thing, whose $u$ stays 0. There, and where the hand
+With `real=False` the hand moves above or beside the thing, whose $u$ stays 0. There, and where the hand
 comes, acts and *leaves*, a network that looks only at the hand cannot tell late from early. For the same
 reason things are opened as often as closed.
 """
@@ -442,12 +442,12 @@ any number of processes, and come out the same. A clip's split follows from its 
 The camera looks down on a ball of radius $r$ around the action. With a field of view $\varphi$ the ball just
 fits into the picture at about the distance $r / \tan(\varphi / 2)$; we stand 0.9 to 1.5 times as far away,
 one in four twice that far. Most cameras drift and tremble. The arm comes from behind what it pushes, from the
-front of what it opens, or steeply from above, and not straight out of the camera. Textures, a few random
-colours on a coarse grid, decide what a network can *not* rely on.
+front of what it opens, or steeply from above, and not straight out of the camera. Textures, one colour
+with random blotches or grain, are there to be *not* relied on.
 
 **Controls.** A distance that falls along good clips may have learned no more than *time passes*. So some
 validation clips get two counterparts with the same world, arm and camera: in a **failed** one the hand takes
-the thing half way and back; in a **still** one only the camera trembles. They make a split of their own,
+the thing part way and back; in a **still** one at most the camera moves. They make a split of their own,
 `controls`, which no training reads; `04_eval_human.py` does.
 """
 
@@ -519,7 +519,7 @@ def draw_play(seed, index, control=None):
     rng = np.random.default_rng([seed, index])
     reach, act, leave = draw_timing(rng)
     if control == "failed":
-        act = 0.6 * np.sin(np.pi * act)  # half way and back
+        act = 0.6 * np.sin(np.pi * act)  # part way and back
     play = ACTIONS[index % len(ACTIONS)][1](rng, act)
     first, last = play.held[0], play.held[0 if control == "failed" else 1]
     time = np.stack([np.maximum(reach, first), act, leave * (not last)])
@@ -641,10 +641,10 @@ def make_clips(config):
 r"""
 ## Demonstrations for a robot
 
-One baseline of the paper (TCN) needs more than a goal picture: a video of *somebody doing the robot's task*,
-step by step in the robot's time. Here are three for each of two tasks, with the robot tasks' places, sizes,
-colours and cameras. The fingertips go through a few points, at rest in each, and take the thing along on the
-last way, by at most 2 cm (cup) or 1 cm (drawer) a step, as the robot can.
+One baseline (TCN, in 06) needs more than a goal picture: a video of *somebody doing the robot's task*, step
+by step in the robot's time. Here are three for each of two tasks, with the robot tasks' places, sizes,
+colours, cameras and flips (`mirror`). The fingertips go through a few points, at rest in each, and take the
+thing along on the last way, by at most 2 cm (cup) or 1 cm (drawer) a step, as the robot can.
 """
 
 # %%
@@ -716,7 +716,7 @@ know before: `check` decodes every file once and lists in `bad.csv` what trainin
 
 Has anybody shown the robot's task? The paper's Table V picks for each task the closest template $a$ and the
 closest object $o$, and counts the clips that have $a$, that have $o$, and that have both. We take the object
-from the placeholders, without its article: a *bottle cap* is no *cap* (`# ours`).
+from the placeholders, without its article: a *bottle cap* is no *cap* (our rule).
 """
 
 # %%
@@ -814,8 +814,8 @@ r"""
 ## What the two models see
 
 **HOLD-R** gets a moment $s$ with the two frames before it, a later moment $g$, and learns how many frames lie
-between. **HOLD-C** gets 32 frames in a row: those at most two frames from an anchor (black) are its positives
-(green), those more than four away its negatives (red); a clip that is shorter starts again.
+between. **HOLD-C** gets 32 frames in a row. Take any as anchor (black): those up to two away are positives
+(green), three and four nothing (grey), the rest negatives (red). Shorter clips start again.
 """
 
 # %%
@@ -851,13 +851,13 @@ that never happened. For a crop of 256 the paper has four steps:
 1. Resize to a short side of 288, and stretch height and width by two independent factors from $U(0.9, 1.33)$.
 2. Crop 256 x 256 at random.
 3. Flip left-right half of the time. A push to the left becomes one to the right: without labels, fine.
-4. RandAugment: two operations in a row, drawn from twelve, at magnitude 20 where others use 10; none moves
-   anything. Colour, contrast, brightness and sharpness are multiplied by $2 \cdot 1.8 + 0.1 = 3.7$;
+4. RandAugment: two operations in a row of twelve, at magnitude 20 where others use 10; none moves anything.
+   Colour, contrast, brightness and sharpness are multiplied by $1.8 \cdot 20 / 10 + 0.1 = 3.7$;
    *posterize* and *solarize* reach their end and do nothing.
 
-The frames are treated as one tall picture, so that *equalize* and *contrast* look at the whole clip (`#
-authors' code`). Their contrast spreads colours about white, because it takes as mean the number of pixels;
-ours spreads them about the mean grey. `light` augmentation, our default, has a mild colour jitter for step 4.
+The frames are treated as one tall picture, so that *equalize* and *contrast* look at the whole clip, as in
+the authors' code. There contrast spreads colours about white, as it takes the number of pixels for the mean;
+here about the mean grey. `light` augmentation, our default, has a mild colour jitter for step 4.
 """
 
 # %%
@@ -882,7 +882,7 @@ changed.shape
 r"""
 ## What was learned
 
-* SSv2 is a folder of short clips and four JSONs; HOLD reads the clips and the order of their frames, no more.
+* SSv2 is a folder of short clips and four JSONs; HOLD reads frames and their times, no more.
 * Real folders have bad files: decode all of them once, before a training of days.
 * Hardly anybody in SSv2 has done what the robot is to do. What transfers is *change*, not the task.
 * In the stand-in nothing is soft or wet, and nobody makes a mistake. A number measured on it tells whether a
@@ -890,10 +890,10 @@ r"""
 
 **Exercises**
 
-1. Make `--clips 100 --out data/few`, and train 03 on it (`--data data/few`). *Expect* a robot's success
-   ordered about as well as after 1,000 clips: in a training of minutes it is not clips that lack.
+1. Make `--clips 100 --out data/few`, and train 03 with `--data data/few --out runs/few`. *Expect* 05's
+   `--look` to find it as good as with 1,000 clips: in a training of minutes it is not clips that lack.
 2. In `RANDAUGMENT` of `common.py`, let contrast spread about white: `(255 - 3.7 * (255 - x.float())).clamp(0)
-   .byte()`. *Expect* black wherever a colour was below 187, in `figures/randaugment.png` and in training.
+   .byte()`. *Expect* black wherever a colour was below 187, in `figures/randaugment.png`.
 3. In `augment` of `common.py`, which 02 and 03 call, change each frame by itself: `clip = torch.cat([list(
    augment_steps(f[None], size, kind, rng))[-1][1] for f in clip])`. *Expect* the assertion above to fail.
 """

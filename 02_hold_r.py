@@ -15,7 +15,7 @@ checkpoint and pictures.
 
 ```
 python 02_hold_r.py                                  # 3 minutes on two cores; Spearman about 0.75 of 1
-python 02_hold_r.py --network vivit_tiny --lr 5e-4   # a small video transformer
+python 02_hold_r.py --network vivit_tiny --lr 5e-4 --out runs/vivit   # a tiny ViViT
 torchrun --nproc_per_node 8 02_hold_r.py --preset paper_vivit --init-from vivit_ssv2   # SSv2 in ssv2/: days
 python 02_hold_r.py --preset paper_vivit --convert holdr_checkpoint   # the authors' weights
 ```
@@ -107,7 +107,6 @@ if __name__ == "__main__":
     if look:
         ensure(config.data)
         clips, held_out = open_clips(config)
-        clip, _ = held_out[0]  # uint8 (T, H, W, 3)
     if world > 1:
         distributed.barrier()  # until the clips are there
 
@@ -119,7 +118,7 @@ Eq. 2 of the paper sums over all clips $i$, all frames $t$ of a clip and all lat
 $$\min_\theta \sum_i \sum_t \sum_{\delta \ge 1} \big(d_\theta(s^i_t, s^i_{t+\delta}) - \delta\big)^2 .$$
 
 Any later frame may be the goal: a clip of 45 frames holds 990 examples. Training samples this sum: of a clip
-with $L$ frames we draw one of its $L(L-1)/2$ ordered pairs, by drawing two different frames and sorting them;
+with $L$ frames we draw some of its $L(L-1)/2$ ordered pairs, each by sorting two different random frames;
 the mean $\delta$ is $(L+1)/3$. (Clips are drawn first: long ones weigh no more, unlike in Eq. 2.)"""
 
 # %%
@@ -143,11 +142,11 @@ $$\mathcal L = \frac1B \sum_b \left( d_\theta(s_b, g_b)\, \frac{f_b}{\bar f} - \
 
 # %%
 def regression_loss(d, delta, rate):
-    """Mean squared error of d (B,), in frames of the mean rate, for delta (B,) in the clip's; rate (B,)."""
+    """Mean squared error of d (B,), in mean-rate frames, for delta (B,) in the clip's; rate: f / mean f."""
     return (d.float() * rate - delta).square().mean()
 
 
-delta, rate = torch.tensor([10.0, 20.0]), torch.tensor([1.0, 2.0])  # the same second, on two cameras
+delta, rate = torch.tensor([10.0, 20.0]), torch.tensor([1.0, 2.0])  # the same time, on two cameras
 assert regression_loss(torch.tensor([10.0, 10.0]), delta, rate) == 0
 regression_loss(torch.tensor([10.0, 12.0]), delta, rate)  # 2 too many are 4 on the fast camera: 16 / 2
 
@@ -158,7 +157,7 @@ robot is given one picture. All four get the same crop, flip and colours (`augme
 the goal alone were flipped, the answer would make no sense.
 
 Item $n$ depends on the seed and $n$ alone: its clip (`visited` takes all clips in a new order in each pass
-over the data), pairs and augmentation. So a run that was stopped goes on exactly as if it had not been."""
+over the data), pairs and augmentation. So a run that was stopped goes on as if it had not been."""
 
 # %%
 def with_history(index, history):
@@ -210,7 +209,7 @@ r"""**ViViT with the factorised encoder** (Arnab et al., 2021). A frame of 256 p
 transformer over the patches of four frames would attend over 1,024 tokens. This one first lets the patches of
 each frame speak to each other, keeps one summary vector per frame, and then lets the four summaries speak.
 Both encoders are timm's picture ViT; to the second, frames are patches. *Stochastic depth* skips a residual
-branch for an example with all its frames, more often in later layers; unlike the usual recipe, the authors'
+branch of an example, in all its frames, with a $p$ that grows by layer; unlike the usual recipe, the authors'
 code does not divide what stays by $1 - p$."""
 
 # %%
@@ -279,7 +278,7 @@ def read_released(path, network):
 
 def from_flax(array, shape):
     """Turn a Flax array to our layout: (time, h, w, in, out) -> (out, in, h, w), (in, out) -> (out, in)."""
-    if array.ndim == 5:  # a classifier's kernel spans two frames, ours one: what it says to a still clip
+    if array.ndim == 5:  # a classifier's spans two frames; the sum answers two equal ones alike
         return array.sum(0).permute(3, 2, 0, 1)
     return array.reshape(shape[::-1]).T if len(shape) == 2 else array
 
@@ -328,14 +327,14 @@ class Pairwise(nn.Module):
 
 # %%
 @torch.no_grad()
-def show_answers(program, clip, history, path):
-    """Draw three moments of a clip, its end as their goal, and what `program` answers."""
+def show_answers(program, clip, fps, history, path):
+    """Draw three moments of a clip (T, H, W, 3), its end as their goal, and what `program` answers."""
     moments = np.linspace(0, len(clip) - 1, 4).astype(int)[:3]
     frames, goals = clip[with_history(moments, history)], clip[[-1, -1, -1]]
     figure, axes = plt.subplots(1, 3, figsize=(9, 0.95))
     for i, d in enumerate(program(torch.from_numpy(frames), torch.from_numpy(goals))):
         axes[i].imshow(np.hstack([*frames[i], goals[i]]))
-        axes[i].set_title(f"{len(clip) - 1 - moments[i]} to go, d = {d:.1f}")
+        axes[i].set_title(f"{(len(clip) - 1 - moments[i]) * MEAN_FPS / fps:.0f} to go, d = {d:.1f}")
         axes[i].axis("off")
     show(figure, path)
 
@@ -343,8 +342,8 @@ def show_answers(program, clip, history, path):
 if __name__ == "__main__" and look:  # before training: a clip to train on, and one it will never see
     torch.manual_seed(config.seed)
     program = Pairwise(make_network(config), config.size).eval()
-    show_answers(program, clips[0][0], config.history, f"{config.out}/before-seen.png")
-    show_answers(program, clip, config.history, f"{config.out}/before.png")
+    show_answers(program, *clips[0], config.history, f"{config.out}/before-seen.png")
+    show_answers(program, *held_out[0], config.history, f"{config.out}/before.png")
 
 # %% [markdown]
 r"""## Is it a distance? Spearman on held-out clips
@@ -384,13 +383,13 @@ def validate(network, clips, config, device):
 # %% [markdown]
 r"""## Training
 
-The learning rate grows linearly, then falls as a cosine; with momentum, the gradient is clipped to length 1
-(both from the authors' code). Under `torchrun` each process takes a share of a batch, and the gradients are
-averaged. On a GPU the network runs in bfloat16.
+The learning rate grows linearly, then falls as a cosine (authors' code). Under `torchrun` each process takes
+a share of a batch; gradients are averaged, then, with momentum, clipped to length 1 (the authors clip
+first). On a GPU the network runs in bfloat16.
 
-Each validation ends with a checkpoint: interrupt it (Ctrl-C, or the kernel in Jupyter), and the same command
-or cell goes on from there. It draws its picture anew: a clip, the distance to its last frame, pale to dark as
-the network learns, and dotted the truth."""
+Each validation writes a checkpoint: interrupt training (Ctrl-C, or the kernel in Jupyter), and the same
+command or cell goes on from there. It draws its picture anew: a clip, the distance to its last frame,
+pale to dark as the network learns, and dotted the truth."""
 
 # %%
 def learning_rate(step, config):
@@ -514,13 +513,14 @@ def convert(config):
 
 if __name__ == "__main__":
     distance = load_distance(convert(config) if config.convert else train(config))
-    meta = distance.meta
-    found = ", ".join(f"{name} {value:.3f}" for name, value in meta["validation"].items()) or "converted"
-    print(f"{config.out}/distance.pt2: {found}, suggested T {meta['suggested_scale']:.1f}, "
-          f"{meta['minutes']:.1f} minutes")
+    found = ", ".join(f"{name} {value:.3f}" for name, value in distance.meta["validation"].items())
+    print(f"{config.out}/distance.pt2: {found or 'converted'},",
+          "suggested T {suggested_scale:.1f}, {minutes:.1f} minutes".format(**distance.meta))
+
+# %%
 if __name__ == "__main__" and look:  # the two clips again
-    show_answers(distance.program, clips[0][0], config.history, f"{config.out}/after-seen.png")
-    show_answers(distance.program, clip, config.history, f"{config.out}/after.png")
+    show_answers(distance.program, *clips[0], config.history, f"{config.out}/after-seen.png")
+    show_answers(distance.program, *held_out[0], config.history, f"{config.out}/after.png")
 
 # %% [markdown]
 r"""
@@ -528,11 +528,11 @@ r"""
 
 - The time between two frames is a label that every video carries; regression on it already is a distance.
 - Stacked channels show the difference of two pictures from the first step; summaries of frames must learn it.
-  That may be why, in `assets/models.csv`, three seeds, 600 steps from scratch take the ResNet to a Spearman
-  of .74 to .77, the tiny ViViT to .07 to .08, on held-out stand-in clips.
+  That may be why 600 steps from scratch take the ResNet to a Spearman of .74 to .77 on held-out stand-in
+  clips, the tiny ViViT to .07 to .08 (`assets/models.csv`, three seeds).
 - Best order is not best reward: the paper's policies use the ViViT, which orders SSv2 worse (.67, not .71).
 
-**Exercises.**
+**Exercises**, each with a new `--out`.
 1. Set `--history 1`. Expect nearly the same Spearman (`assets/models.csv`: .77 to .79; paper: .71 for both).
 2. Let only the last frame be the goal: add `g[:] = len(frames) - 1` in `Pairs`. Expect a worse $d$ for goals
    that are not the end of a clip: the robot's.

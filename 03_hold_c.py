@@ -16,9 +16,9 @@ no labels. **Writes** `runs/hold_c-seed0/distance.pt2`, the *distance file* that
 a log, a checkpoint and the pictures below.
 
 ```
-python 03_hold_c.py                     # 5 minutes on two cores; Spearman about 0.6 (of 1) on held-out clips
-python 03_hold_c.py --data my_videos/   # any folder of webm, mp4, mkv, mov, avi or gif
-python 03_hold_c.py --steps 0           # an untrained network as a distance file, to compare
+python 03_hold_c.py                     # 5 minutes on two cores; held-out Spearman about 0.6 of 1
+python 03_hold_c.py --data my_videos/ --out runs/mine   # any folder of webm, mp4, mkv, mov, avi or gif
+python 03_hold_c.py --steps 0 --out runs/untrained      # an untrained network, to compare
 torchrun --nproc_per_node 8 03_hold_c.py --preset paper         # SSv2 in ssv2/, ResNet-50, 100 epochs: days
 python 03_hold_c.py --preset paper --convert holdc_checkpoint   # the authors' weights as a distance file
 ```
@@ -155,7 +155,7 @@ Frames more than `neg_radius` apart, or of another sequence. Between the radii, 
 that something changed, and too long to be sure that nothing did.
 
 *Another sequence* inside one clip? Clips shorter than the window are looped, and each loop counts as a new
-sequence, so that its first frame is no neighbour of the last one before. The price: two copies of one frame
+sequence: its first frame is no neighbour of the last frame before. The price: two copies of one frame
 are negatives of each other. The authors' code does so, and we keep it."""
 
 # %%
@@ -246,7 +246,7 @@ Crops, flips and colours that change from clip to clip, but never *within* a cli
 may not rely on; `01_data.py` shows each step of `augment`.
 
 Window $n$ depends on the seed and $n$ alone: its clip (`visited` takes all clips in a new order in each pass
-over the data), start and augmentation. So a run that was stopped goes on exactly as if it had not been."""
+over the data), start and augmentation. So a run that was stopped goes on as if it had not been."""
 
 # %%
 def draw_window(num_frames, length, rng):
@@ -341,7 +341,7 @@ frames by $d(s_t, s_T)$, rank them by the time that is left, and correlate the r
 chance. The paper stops training by this number (App. B); we keep the weights of the best validation.
 
 The curves also give the scale $T$ by which `05_sac.py` divides distances: three times the median clip's first
-one, so that tasks begin near $-1/3$, as in the paper."""
+distance, so that tasks begin near $-1/3$, as in the paper."""
 
 # %%
 def validate(network, clips, config, device):
@@ -361,7 +361,7 @@ def validate(network, clips, config, device):
 r"""## Training
 
 The learning rate grows linearly, then falls as a cosine (authors' code; the paper does not say). Each
-validation ends with a checkpoint: interrupt it (Ctrl-C, or the kernel in Jupyter), and the same command or
+validation writes a checkpoint: interrupt training (Ctrl-C, or the kernel in Jupyter), and the same command or
 cell goes on from there. It also draws its picture anew: the clip, below it the distance to its last frame,
 pale to dark as the network learns. A good curve falls while the hand reaches and acts, and is flat while
 nothing happens."""
@@ -434,7 +434,7 @@ def update(model, optimizer, batch, config, world):
     with torch.autocast(frames.device.type, torch.bfloat16, enabled=frames.is_cuda):
         f = model(frames.flatten(0, 1).float() / 127.5 - 1)  # (B T, E)
     f = f.float().unflatten(0, times.shape)  # (B, T, E)
-    radius = 1.001 * config.window_seconds if config.window_seconds else config.radius  # 0.2 s holds 6 / 30
+    radius = 1.001 * config.window_seconds if config.window_seconds else config.radius  # so 6 / 30 <= 0.2
     loss, positives = time_contrastive_loss(f, times, sequences, radius, 2 * radius, config.margin)
     optimizer.zero_grad()
     (world * loss).backward()
@@ -546,11 +546,11 @@ r"""
 - A video is its own teacher: "close in time" needs no label, and one triplet rule turns it into a distance.
 - The mining decides what is learned. Semi-hard negatives can forgive clips in which a state comes back.
 - Paper and released code differ: "all triplets" are one semi-hard negative per pair; 0.2 s are 2 frames; an
-  epoch has 68,913 clips, not all 168,913. The presets take the rule from the code, the rest from the paper.
+  epoch has 68,913 clips, not all 168,913. The presets: the code for the rule and where the paper is silent.
 - Order on held-out clips is not all. In `assets/models.csv`, three seeds each, HOLD-R orders the stand-in's
   better (.74 to .77 against .63 to .66) and HOLD-C the robot's rollouts (.73 to .85 against .52 to .69).
 
-**Exercises.**
+**Exercises**, each with a new `--out`.
 1. Take the farthest negative always (`D_an_star = farthest.expand_as(D)`). Expect a loss near zero within a
    few steps and a Spearman that stops improving: too easy.
 2. Set `--margin 2`. Expect distances about three times as large, the same order, and a suggested T to match.

@@ -7,15 +7,15 @@ appendix B.
 
 A distance $d(s, g)$ has been learned from videos. Before it rewards a robot for hours, we want to know
 whether it is any good, and all we have is more video: held-out clips. This lecture makes the paper's five
-numbers exact, puts trivial rows beside them, and then tries to fool them.
+numbers exact, puts know-nothings beside them, and then tries to fool them.
 
 **Takes** distance files (of 02, 03, 06, or your own) and a folder of clips. **Writes** into
 `runs/eval_human/` the table (`table.csv`) and the figures below.
 
 ```
 python 04_eval_human.py                              # all runs/*/distance.pt2, side by side
-python 04_eval_human.py --clip my.mp4 --goal 80      # your own video, in seconds: a PNG and an MP4
-python 04_eval_human.py --preset paper               # Something-Something v2 in data/ssv2, on a GPU
+python 04_eval_human.py --clip my.mp4 --goal 80      # your own video, to frame 80: a PNG, an MP4
+python 04_eval_human.py --preset paper               # Something-Something v2 in ssv2/, on a GPU
 ```
 
 It takes about a minute for each distance file on two cores. Expect a Spearman correlation of about .6 for
@@ -65,7 +65,7 @@ class Config:
     @classmethod
     def paper(cls):
         """Something-Something v2's validation clips, and the files that 02 and 03 make with their `paper`."""
-        return cls(distance=("runs/*_paper-seed*/distance.pt2",), data="data/ssv2", out="runs/eval_paper")
+        return cls(distance=("runs/*_paper-seed*/distance.pt2",), data="ssv2", out="runs/eval_paper")
 
     @classmethod
     def smoke(cls):
@@ -94,10 +94,11 @@ released; a robot's frames, in 05, on the whole square.
 def load_files(patterns, device):
     """Distance files {label: (path, Distance)}; one that 02 or 03 would write is trained if it is missing."""
     files = {}
-    for path in [path for p in patterns for path in sorted(glob(p)) or [p.replace("*", "hold_c-seed0", 1)]]:
+    for path in [path for p in patterns for path in sorted(glob(p)) or [p.replace("/*/", "/hold_c-seed0/")]]:
         ensure(path)
         label = Path(path).parent.name if Path(path).stem == "distance" else Path(path).stem
-        files[path if files.get(label, [path])[0] != path else label] = path, load_distance(path, device)
+        taken = files.get(label, [path])[0] != path  # by another file
+        files[path if taken else label] = path, load_distance(path, device)
     return files
 
 
@@ -161,7 +162,7 @@ the ratio of sums.
 
 # %%
 def pooled(parts):
-    """Make a metric over videos of `parts`: one curve in, (numerator, denominator) out. NaN for 0 / 0.
+    """Make a metric over videos of `parts`: one curve in, (numerator, denominator) out. NaN unless b > 0.
 
     The metric takes a list of curves, then lists of what else there is per video; options are given by name.
     """
@@ -183,7 +184,7 @@ HOLD-R predicts time, so it can be asked how wrong it is. The target is the time
 
 $$\mathrm{MSE} = \frac{\sum_i \sum_t (d(s^i_t, s^i_{T_i}) - (T_i - t))^2}{\sum_i (T_i - 1)},$$
 
-and the mean error has $|\cdot|$ for the square. With frame rates, both are in seconds.
+and the mean error has $|\cdot|$ for the square. With frame rates: in s^2 and in s.
 
 **Why two columns of Table IV cannot be compared.** The released test code takes as target the time that has
 *passed*, $t - 1$, instead of the time to go. For a clip of 45 frames we can count out what this does.
@@ -222,7 +223,7 @@ against_passed  # of the perfect curve, and of the constant
 # %% [markdown]
 r"""
 Table IV's three MSEs lie between 482 and 514: far worse than a constant against the right target (161), and
-where good distances lie against the wrong one. We believe that this is what happened; we cannot prove it.
+between constant (162) and perfect (646) against the wrong one. We believe, but cannot prove: this is why.
 The other three numbers ask for order only and are not touched.
 
 ### Order: hinge loss and misclassification rate
@@ -276,7 +277,7 @@ r"""
 
 Rank the frames by distance and by time to go, and correlate the ranks (Spearman's $\rho$): 1 is perfect
 order, 0 is chance, -1 is backwards. A constant orders nothing: 0. (The released code breaks ties by position
-and so gives it -1.) Kendall's $\tau_b$ counts pairs instead,
+and so gives it -1.) Kendall's $\tau_b$, ours, counts pairs instead,
 
 $$\tau_b = \frac{\#\text{falling} - \#\text{rising}}{\sqrt{\#\text{pairs} \cdot \#\text{untied pairs}}} ,$$
 
@@ -322,8 +323,8 @@ if __name__ == "__main__" and not config.clip:
 # %% [markdown]
 r"""
 These are curves that a clip of 45 frames might have (gray: the perfect one); no number finds them all. MSE
-and mean error ask whether $d$ counts frames, and people differ in pace. Neighbours and hinge ask whether the
-curve is smooth: a constant is perfect, noise a coin, and the hinge falls with the unit: compare it in
+and mean error ask whether $d$ counts frames, and people differ in pace. Adjacent pairs and hinge ask whether
+it ever rises: a constant is perfect, noise a coin toss, and the hinge falls with the unit: compare it in
 seconds only. All pairs, Kendall and Spearman ask whether $d$ falls, and not whether it looked at the goal.
 
 ## What none of them can see
@@ -334,9 +335,9 @@ looks at the thing, or at the goal. So each clip is played in other ways, and ea
 | played | goal | what an honest distance does |
 |---|---|---|
 | **reversed** | its last frame, so the clip's first | orders it too; "hands come, then leave" fails |
-| **shuffled** | as before | Spearman 0: only what sees the order of the file still wins |
+| **shuffled** | the clip's last | Spearman 0: only what sees the order of the file still wins |
 | **swapped** goal | the last frame of another clip | Spearman near 0, or the goal is not looked at |
-| **still**: a clip in which nothing moves | as before | stays where it was |
+| **still**: hand and thing at rest | the clip's last | stays where it was |
 | **failed**: an attempt in the same scene | the last frame of the *successful* clip | stays high |
 | **mirrored**, red and blue exchanged, darker | treated likewise | the same curve |
 
@@ -377,7 +378,6 @@ def curves_of(distance, versions, fps):
     return {name: unit * curve for name, curve in curves.items()}
 
 
-
 def find_items(clips, folder):
     """[(clip, the clip that lends it a wrong goal, still, failed)]: paths, or None where there is none."""
     listed, pairs = read_labels(folder, "controls"), {}
@@ -390,7 +390,7 @@ def find_items(clips, folder):
 
 
 def read_item(paths, short_side, seed=0):
-    """Decode one of `find_items`: (versions, fps); None, and one line, where its clip is of no use."""
+    """Decode one of `find_items`: (versions, fps); None where its clip is of no use."""
     clips = []
     for path in paths:
         try:
@@ -425,7 +425,7 @@ not get:
 
 $$G = \frac{\sum_i d(f^i_n, g_i) - d(s^i_{T-1}, g_i)}{\sum_i d(s^i_1, g_i) - d(s^i_{T-1}, g_i)} .$$
 
-$G = 1$: failing gains nothing. $G = 0$: failing looks as good as success, and a robot will learn to fail. The
+$G = 1$: failing gains nothing. $G = 0$: failing looks as good as success, and a robot may learn to fail. The
 unit of $d$ cancels, and so does a constant added to it. `at=np.min` takes the best moment of each, where a
 reward could be cheated. The same ratio with a still clip tells whether standing still pays.
 """
@@ -452,7 +452,7 @@ A number alone says little. Beside every distance stand four rows that have lear
 (others, like R3M or a frozen image model, are distance files of 06):
 
 - **constant**: 22 for every frame, half of Something-Something's average clip;
-- **frame index**: the time to go, read off the file: a clock, and the oracle of every metric above;
+- **frame index**: the time to go, read off the file: a clock, perfect in the five metrics, gap 0;
 - **pixel L2**: the norm of the difference of two frames of 32 x 32 pixels;
 - **untrained**: the same network, its weights drawn anew (He's rule; normalisation is the identity).
 """
@@ -518,8 +518,8 @@ def interval(files, weights, seed=0):
     """(value, low, high) of parts (files, N, 2); weights (resamples, N): how often each video is drawn."""
     above, below = np.moveaxis(np.asarray(files, float), 2, 0)  # (files, N) each
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = (above.sum(1) / below.sum(1)).mean()
-        draws = (weights @ above.T) / (weights @ below.T)  # (bootstraps, files)
+        value = (above.sum(1) / np.where(below.sum(1) > 0, below.sum(1), math.nan)).mean()
+        draws = (weights @ above.T) / np.where(weights @ below.T > 0, weights @ below.T, math.nan)
     picks = np.random.default_rng(seed).integers(len(files), size=draws.shape)
     draws = np.take_along_axis(draws, picks, 1).mean(1)
     draws = draws[np.isfinite(draws)] if np.isfinite(value) else ()
@@ -593,7 +593,6 @@ if __name__ == "__main__" and not config.clip:
     for line in dict.fromkeys(key[0] for key in table):
         values = [table.get((line, "forward", name), [math.nan])[0] for name in METRICS]
         print(f"{line:24}" + "".join(" " * 14 if math.isnan(v) else f"{v:14.3f}" for v in values))
-    print("02 and 03 choose weights on the first 500 validation clips: trained rows are a bit too good there")
     show(plot_table(table), f"{config.out}/table.png")
 
 # %% [markdown]
@@ -601,7 +600,7 @@ r"""
 Read it from the trivial rows up, and trained rows as a little too good: 02 and 03 keep the weights that do
 best on the first 500 clips of the validation split, which is the split scored here.
 
-Pixels do well, and random weights do. We read it so: **within one clip, all but the hand and the thing stays
+Pixels and a random HOLD-C do well. We read it so: **within one clip, all but the hand and the thing stays
 the same, and then any difference of pictures is small near the end.** Every one of these numbers compares
 pictures of one camera in one room. A robot's reward does so too, but its room is like none in training, and
 an arm is not a hand. Whether $d$ has learned *what matters* is a question about transfer, and no number here
@@ -655,7 +654,7 @@ def animate(versions, curves, fps):
 # %%
 def score_video(config, distance):
     """Score one video and write its strips (PNG) and its video (MP4). Returns {version: curve}."""
-    frames, fps = read_clip(config.clip, 270)
+    frames, fps = read_clip(config.clip, 270)  # 8/9 of it: squares of 240
     frames = centre(frames)
     try:
         goal = frames[int(config.goal)]
@@ -683,10 +682,10 @@ if __name__ == "__main__" and config.clip:
 r"""
 ## What we learned
 
-- "Misclassification rate" is a rate only over adjacent frames, and a constant has none. Table IV's MSE
+- "Misclassification rate" as printed is no rate, and a constant scores 0. Table IV's MSE probably
   measures the wrong thing. Spearman is the one to read, and only beside trivial rows.
 - A clock is the oracle of all. What tells a distance from a clock are controls: a wrong goal, a failure.
-- While the camera and the room stay the same, pixels and random weights order a clip well. Always show them.
+- While the camera and the room stay the same, pixels and a random HOLD-C order a clip well. Always show them.
 - The fair goal of a failed attempt is what success looks like. A control that cannot fail is none.
 
 **Exercises.**

@@ -12,14 +12,14 @@ camera picture comes to a goal picture, the better. **Tasks**, **reward**, soft 
 `runs/sac/<task>-<reward>-seed<seed>/`: curve, settings (`run.json`), `look.png`, checkpoint, and the policy.
 
 ```
-python 05_sac.py                           # pushing: XX minutes on two cores, once the distance file is there
+python 05_sac.py                           # pushing: 16 minutes on two cores, once the distance file is there
 python 05_sac.py --task close_drawer --steps 6_000     # an easy task, in 5 minutes
 python 05_sac.py --distance none --seed 1  # the sparse reward alone; one process is one seed, 06 starts many
 python 05_sac.py --look --distances runs/*/distance.pt2   # compare distances, without training
 python 05_sac.py --preset paper            # the paper's network, pictures and steps
 ```
 
-Expect the cup on its square in every evaluation after 10,000 to 14,000 steps: success 1.00, return near 80.
+Expect success of .9 or more and a return (steps with the cup on its square) near 80 at the end.
 """
 
 # %%
@@ -74,10 +74,10 @@ class Config:
     quality: Literal["fast", "faithful"] = "fast"  # fast: no shadows, no smooth edges
     height: int = 48  # rows of the picture, width follows from the task; 0: the original's size
     steps: int = 24_000  # environment steps; 0: as many as in the paper
-    random_steps: int = 1000  # first steps, with uniform random actions (paper Table III)
+    random_steps: int = 1000  # at first, with uniform random actions (paper Table III)
     random_start: int = 40  # at most so many random steps begin a training episode (paper: 0)
     random_hold: int = 10  # steps for which a random action is held (paper: 1)
-    batch: int = 256  # batch size (paper: 256)
+    batch: int = 256  # as in the paper
     success_share: float = 0.25  # of a batch, drawn from episodes that succeeded (paper: 0)
     lr: float = 1e-3  # Adam (paper: 3e-4)
     temperature: float = 0.1  # initial alpha (authors: 1)
@@ -131,7 +131,7 @@ if __name__ == "__main__":
 r"""
 ## 1. Five tasks
 
-| task | actions | episode | success | starts at | random play succeeds |
+| task | actions | episode | success | starts at | random, not held |
 |---|---|---|---|---|---|
 | `pushing` | x, y | 100 steps of 0.1 s | cup under 3 cm from the square (L1) | 15 to 25 cm | 0 of 40 |
 | `drawer_open` | x†, y, z, grip | 200 of 0.0125 s | drawer at least 12 cm open | 0 cm | 0 of 60 |
@@ -151,7 +151,7 @@ to set ("" deletes one) or the element that takes their place.
 **Drawing** needs OpenGL; `pick_gl` tries what works without a screen, before a task imports MuJoCo. Without a
 GPU, shadows (DVD has them) and smooth edges cost ten times more than all else, so `quality="fast"` goes
 without: DVD pictures change by 11 of 255 levels. `simplify` hides what no camera here sees, half of all
-triangles, merges corners less than 4 mm, half a pixel, apart, and builds rods of fewer pieces: at most .4.
+triangles, merges corners within 4 mm (half a pixel), and builds coarser rods: that changes at most .4.
 """
 
 # %%
@@ -901,7 +901,7 @@ The reward is there; now somebody has to collect it. SAC (Haarnoja et al. 2018) 
 $$J(\pi) = \mathbb E \sum_t \gamma^t \bigl( r_t + \alpha \, \mathcal H(\pi(\cdot \mid s_t)) \bigr),$$
 
 since a learned reward is smooth and often wrong: a policy that commits to the first uphill direction finds
-its nearest flaw; one that is paid for staying random keeps trying until the sparse reward tells it what
+its nearest flaw; one that is paid for staying random tries longer, until the sparse reward tells it what
 counts.
 
 **The policy** draws $u \sim \mathcal N(\mu(s), \sigma(s))$ and acts with $a = \tanh u$, so actions stay in
@@ -1026,7 +1026,7 @@ class Replay:
     def sample(self, batch, rng, share=0.0):
         """Draw (images, actions, rewards, terminal, next_images), arrays, uniformly with replacement.
 
-        Where there are any, a `share` of the batch is drawn from the transitions marked as good.
+        A `share` of the batch is drawn from the transitions marked as good, once there are any.
         """
         starts = np.flatnonzero(self.starts[: self.filled])
         good = starts[self.good[starts]]
@@ -1092,7 +1092,7 @@ still in $L_\pi$, so one backward pass and one Adam serve all three. Three choic
   themselves, the policy follows values that move. The price: what lies 20 steps ahead counts for a third.
 - *Rare successes.* Where random play fails, the first success is one episode among fifty, and a batch drawn
   evenly hardly meets it. So a quarter of each batch (`success_share`; ours, paper: none) comes from episodes
-  that succeeded, once there are any. More would teach the critics that everything ends well.
+  that succeeded, once there are any. More would leave too few that show what fails.
 """
 
 # %%
@@ -1109,7 +1109,7 @@ def sac_losses(agent, target, batch, noise, gamma):
         y = rewards + gamma * (1 - terminal) * (next_q - alpha * next_log_prob)
     features = agent.features(images)
     critic_loss = 0.5 * (agent.q(features, actions) - y).square().mean(1).sum()
-    agent.critics.requires_grad_(False)  # the policy's loss moves the policy alone
+    agent.critics.requires_grad_(False)  # L_pi: for the policy alone, as `features`
     new_actions, log_prob = agent.policy(features, noise[1])
     new_q = agent.q([z.detach() for z in features], new_actions).min(0).values
     policy_loss = (alpha * log_prob - new_q).mean()
@@ -1159,10 +1159,10 @@ def update(run):
 r"""
 ### Training
 
-**Exploring.** Soon the hand stands where it is in the goal picture, where the distance pays best, entropy is
-down, and nothing new happens. So each training episode begins with up to 40 random steps, and a random action
-is held for ten (ours; the paper acts at random in the run's first 1,000 steps alone): shifts of 20 cm, which
-meet things, where ten single actions of 2 cm would cancel out. Evaluations begin with the policy.
+**Exploring.** Soon the hand rests at its place in the goal picture, where the distance pays best; entropy has
+fallen, and nothing new happens. So training episodes begin with 0 to 40 random steps, and a random action is
+held for ten (ours; paper: only the run's first 1,000 steps are random). On Pushing that is up to 20 cm, which
+meets things; ten single actions nearly cancel out. Evaluations begin with the policy.
 
 Evaluation plays the mean action and counts only the environment's own reward, never the learned one.
 `success` is true where any step succeeded, as in the paper; `success_last` asks for the last. All runs are
@@ -1198,7 +1198,7 @@ def play(agent, env, seed):
 def evaluate(agent, env, episodes):
     """Play episodes, or one where the start is always the same. Returns (means, the first `play`)."""
     first, *others = (env.reset(seed=start_seed(i))[0] for i in range(5))
-    same = all(np.array_equal(first, other) for other in others)  # but on Pushing
+    same = all(np.array_equal(first, other) for other in others)  # not on Pushing
     played = [play(agent, env, start_seed(i)) for i in range(1 if same else episodes)]
     steps = [infos[1:] for _, _, infos in played]
     scores = {"return": [sum(info["reward_sparse"] for info in infos) for infos in steps],
@@ -1303,8 +1303,8 @@ def claim_folder(folder):
 def train(config, env, save_seconds=60):
     """Train an agent in `env` for `config.steps` steps; between episodes it is evaluated there, and saved.
 
-    For uint8 images or float32 vectors, and actions in [-1, 1]. Writes curve.csv, run.json, figures, and each
-    `save_seconds`, or 20 times what it takes, a checkpoint from which it goes on. Returns a `Run`.
+    For uint8 images or float32 vectors, actions in [-1, 1]. Writes curve.csv, run.json, figures, and each
+    `save_seconds` (or 20 times as long as saving takes) a checkpoint to resume from. Returns a `Run`.
     """
     with claim_folder(config.out):
         run = Run(config, env)
@@ -1407,8 +1407,8 @@ def film_policy(run, env):
 
 # %% [markdown]
 r"""
-**Your own environment.** Copy two files, this one as `sac.py` and `common.py`; add a distance file and a
-picture of the goal, or neither. `reset(seed=...)` must begin the same episode for the same seed.
+**Your own environment.** Copy this file as `sac.py`, and `common.py`. Episodes must end (`TimeLimit`); a seed
+fixes their start; `success` in info feeds `success_share`; if short, lower `random_start`.
 
     from sac import Config, GoalReward, load_distance, parse_config, train
 
@@ -1461,9 +1461,9 @@ def sparse_alone(task, step):
     for path in sorted(Path(find_spec("common").origin).parent.glob(f"assets/{task}/sparse-seed*.csv")):
         curve = read_csv(path)
         for seed in np.unique(curve["seed"]):
-            scores = curve["return"][(curve["seed"] == seed) & (curve["step"] <= step)]
-            told += [f"{score:.0f} (seed {seed:.0f})" for score in scores[-1:]]
-    return f"sparse reward alone, return after {step} steps or just before: {', '.join(told)}" * bool(told)
+            last = np.flatnonzero((curve["seed"] == seed) & (curve["step"] <= step))[-1:]
+            told += [f"{curve['return'][i]:.0f} at {curve['step'][i]:,.0f} (seed {seed:.0f})" for i in last]
+    return f"sparse reward alone, return at step, committed runs: {', '.join(told)}" * bool(told)
 
 
 if __name__ == "__main__" and not config.look:
@@ -1483,6 +1483,6 @@ r"""
 
 **Exercises.**
 1. `--sparse-weight 0`, pictures alone: expect the arm to copy the goal's pose. Does the object follow?
-2. `--scale 0.1`, a distance reward many times too large: expect the sparse reward to be ignored.
-3. `--task faucet_right --gamma 0.99`: expect values that climb longer, and a success that comes later.
+2. `--scale 0.1 --out runs/big`, a far too large reward: expect the sparse one to be ignored.
+3. `--task faucet_right --gamma 0.99 --steps 9000`: expect values that climb longer.
 """

@@ -1,4 +1,4 @@
-"""The small shared remainder: what every numbered file needs and none teaches."""
+"""What the numbered files share."""
 
 import argparse
 import contextlib
@@ -13,6 +13,7 @@ import sys
 import typing
 import zipfile
 import zlib
+from datetime import timedelta
 from pathlib import Path
 
 import av
@@ -42,7 +43,7 @@ def parse_config(cls, **changes):
     """
     sys.excepthook = _one_line_for_users
     comments = {}
-    with contextlib.suppress(OSError, TypeError):  # typed into a notebook, it has no source
+    with contextlib.suppress(OSError, TypeError):  # in a notebook it has no source
         comments = dict(re.findall(r"^ +(\w+):.*?  # (.*)$", inspect.getsource(cls), re.M))
     parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, allow_abbrev=False)
     presets = ["laptop"] + [name for name, value in vars(cls).items() if isinstance(value, classmethod)]
@@ -86,7 +87,7 @@ def run_script(script, *arguments):
 
 
 def ensure(path):
-    """Let 01, 02, 03 make clips or a distance file, missing and named as theirs; or finish clips."""
+    """Run 01, 02 or 03 if `path` is what it writes by default and is missing, or half-made clips."""
     path, manifest = Path(path), Path(path) / "manifest.json"
     trained = re.fullmatch(r"runs/(?:smoke/)?hold_([cr])-seed(\d+)/distance\.pt2", path.as_posix())
     if manifest.is_file() and not (path / "labels/labels.json").is_file():
@@ -138,7 +139,7 @@ def save_run(path, config, parts, **state):
 
 
 def load_run(path, config, parts, free=()):
-    """Load what `save_run` wrote into `parts`; returns its values, {} without file or `config.resume`."""
+    """Load what `save_run` wrote into `parts`; returns its values, or {}. `free` fields may differ."""
     if not (config.resume and Path(path).exists()):
         return {}
     try:
@@ -170,7 +171,8 @@ def join_processes(name):
     if world > 1 and device.type == "cuda":
         device = torch.device("cuda", local)
     if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group(device_id=device if device.type == "cuda" else None)
+        gpu = device if device.type == "cuda" else None
+        distributed.init_process_group(device_id=gpu, timeout=timedelta(days=1))
     return rank, max(1, world), device
 
 
@@ -212,7 +214,7 @@ def read_clip(path, short_side=None):
 
 
 def write_video(path, frames, fps, crf=30):
-    """Write uint8 RGB (T, H, W, 3) as VP9 (.webm, `crf` 0 to 63) or H.264 (.mp4), less odd rows, columns."""
+    """Write uint8 RGB (T, H, W, 3) as VP9 (.webm, `crf` 0 to 63) or H.264 (.mp4), sides cut to even."""
     codec, options = "libvpx-vp9", {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"}
     if Path(path).suffix == ".mp4":
         codec, options = "libx264", {"crf": "18"}
@@ -236,14 +238,14 @@ def read_labels(folder, split):
 
 
 def find_clips(folder, split):
-    """Clips of a split: of SSv2 by its JSONs, else by a hash that holds out one in ten; but for bad.csv's."""
+    """Clips of a split: of SSv2 by its JSONs, else by a hash that holds out one in ten; none of bad.csv."""
     folder, labels = Path(folder), read_labels(folder, split)
-    bad = set(read_csv(folder / "bad.csv")["path"] if (folder / "bad.csv").is_file() else ())
+    bad = set(read_csv(folder / "bad.csv").get("path", ()) if (folder / "bad.csv").is_file() else ())
     files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.name[0] != "."]
     named = {path.relative_to(folder).as_posix(): path for path in files}
     videos = {name: path for name, path in named.items() if name not in bad}
     if not videos:
-        raise UserError(f"there is no video in {folder}; python 01_data.py --out {folder} makes some")
+        raise UserError(f"there is no video in {folder}; python 01_data.py makes data/standin")
     if labels is not None:
         by_id = {p.stem: p for name, p in reversed(videos.items()) if not name.startswith("demonstrations/")}
         if missing := [entry["id"] for entry in labels if entry["id"] not in by_id]:
@@ -278,7 +280,7 @@ class ClipSet(torch.utils.data.Dataset):
                 frames, fps = read_clip(path, self.short_side)
                 if len(frames) < 2:
                     raise UserError(f"{path} has a single frame; remove it")
-                if len(self.kept) * frames.nbytes < 2e9:  # some 2 GB of memory
+                if len(self.kept) * frames.nbytes < 2e9:  # 2 GB a process
                     self.kept[path] = frames, fps
                 return frames, fps
             except UserError as error:
@@ -316,7 +318,8 @@ def augment_steps(clip, size, kind, rng):
         return
     for name in rng.choice(list(RANDAUGMENT), 2, p=[3 / 12, *[1 / 12] * 9]):
         if name == "cutout":
-            half, y, x = round(80 / 256 * size), *rng.integers(size, size=2)
+            half = round(80 / 256 * size)
+            y, x = rng.integers(size, size=2)
             top, left = max(0, y - half), max(0, x - half)
             clip = TF.erase(clip, top, left, y + half - top, x + half - left, torch.zeros(1))
         else:  # statistics over the whole clip: no flicker
@@ -370,8 +373,9 @@ class Distance:
     """A distance d(s, g) from a file, with its `kind`, `history` (frames of s that it sees), `meta`."""
 
     def __init__(self, program, meta, device="cpu"):
-        self.program, self.meta, self.device = program, meta, torch.device(device)
+        self.program, self.device = program, torch.device(device)
         self.kind, self.history = meta["kind"], meta["history"]
+        self.meta = meta
         self.goals = []  # the latest, with their embeddings
 
     @torch.no_grad()
@@ -452,8 +456,8 @@ def spearman_to_go(d):
 
 def pick_gl():
     """Try MuJoCo's off-screen GL back-ends before it is imported; sets `MUJOCO_GL`."""
-    with contextlib.suppress(ImportError):  # it has an LLVM inside, as Mesa has,
-        import triton  # and crashes if it comes second
+    with contextlib.suppress(ImportError):
+        import triton  # crashes if Mesa loads its own LLVM first
     if sys.platform != "linux" or os.environ.get("MUJOCO_GL"):
         return
     probe = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).close()"

@@ -12,7 +12,7 @@ import torchvision
 from torchvision.transforms.v2 import functional as TF
 
 import common
-from conftest import stopped_after
+from conftest import ROOT, stopped_after
 
 
 @pytest.fixture
@@ -248,3 +248,19 @@ def test_comparison_writes_tables_and_claims_follow_the_rule(baselines, tmp_path
     assert found["The task is learned without sparse reward", "close_drawer", 0.5][1] == "3 of 5 runs arrive"
     assert found["HOLD-C beats pixel L2", "pushing", 80][0] == "undecided"  # four seeds
     assert found["Scores on human video do not predict the robot", "all", ""][0] == "undecided"
+
+
+def test_what_is_said_of_pushing_is_what_the_committed_curves_say(baselines):
+    told = "".join((ROOT / name).read_text() for name in ("README.md", "assets/RESULTS.md"))
+    read = lambda column: baselines.read_curves(ROOT / "assets/pushing", column)
+    plain = lambda number: f"{number:.2f}".lstrip("0")
+    for kind in ("hold_c", "sparse", "untrained"):
+        runs = read("success")[kind]
+        assert [steps[-1] for steps, _ in runs] == [16_000] * 5
+        assert told.count(f" {', '.join(plain(values[-1]) for _, values in runs)} |") == 2
+    for rival, verdict in (("sparse", "holds"), ("untrained", "undecided")):
+        rows = [baselines.compare_two(read(level[0]), rival, "hold_c", *level)
+                for level in baselines.LEVELS["pushing"]]
+        assert [row["verdict"] for row in rows] == [verdict] * 2
+        assert all(f"{row['ratio']:.2f}".lstrip("0") in told for row in rows)
+        assert f"({plain(rows[0]['low'])} to {plain(rows[0]['high'])})" in told

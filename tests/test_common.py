@@ -116,14 +116,6 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
         raise OSError(28, "No space left on device")
 
 
-def test_csv_round_trip(tmp_path):
-    rows = [{"step": 1, "loss": 0.5, "name": "x"}, {"name": "y, z", "step": 2, "loss": np.nan}]
-    common.write_csv(tmp_path / "log.csv", rows)
-    columns = common.read_csv(tmp_path / "log.csv")
-    np.testing.assert_equal(columns["loss"], [0.5, np.nan])
-    assert columns["name"].tolist() == ["x", "y, z"]
-
-
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     path, layer, config = tmp_path / "checkpoint.pt", nn.Linear(2, 2), Settings()
     assert common.load_run(path, config, {"layer": layer}) == {}
@@ -198,6 +190,7 @@ def test_embedding_file_equals_a_computation_by_hand(tmp_path, rng):
     goal[:] = 0  # changed in place: the kept embedding must not be used
     np.testing.assert_allclose(d(frames, goal), [np.linalg.norm(centre_mean(f) + 1) for f in frames], atol=1e-5)
     assert d.kind == "embedding" and d.meta["name"] == "mean"
+    assert common.load_distance(tmp_path / "d.pt2", "meta").device.type == "meta"  # as for a GPU
 
 
 def test_pairwise_file_with_history(tmp_path, rng):

@@ -6,7 +6,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import SyncVectorEnv
 
 import common
 
@@ -172,22 +171,6 @@ def test_equals_a_direct_computation_for_a_random_distance(sac, rng, form):
         if hits == 2 and stage == 0:
             stage, hits = 1, 0
     assert stage == 1
-
-
-def test_vector_environments_reward_as_single_ones(sac, rng):
-    def wrapped(start):
-        return sac.GoalReward(Dial(start, sparse=0.5), offset_distance, [grey(100), grey(200)], 10, threshold=1,
-                              stage_cost=2, hold_steps=2, form="instantaneous", goal_in_observation=True)
-
-    singles, envs = [wrapped(s) for s in (100, 150)], SyncVectorEnv([lambda: wrapped(100), lambda: wrapped(150)])
-    assert np.array_equal(envs.reset(seed=0)[0], np.stack([env.reset()[0] for env in singles]))
-    for _ in range(14):
-        actions = rng.choice([95, 100, 105, 150, 200], (2, 1)).astype(np.float32)
-        pictures, rewards, _, _, infos = envs.step(actions)
-        alone = [env.step(action) for env, action in zip(singles, actions)]
-        assert rewards == pytest.approx([step[1] for step in alone])
-        assert np.array_equal(pictures, np.stack([step[0] for step in alone]))
-        assert infos["stage"].tolist() == [step[4]["stage"] for step in alone]
 
 
 @pytest.mark.parametrize("goals, options, says", [

@@ -67,9 +67,6 @@ def test_running_again_goes_on_instead_of_starting_anew(smoke):
     again = run("05_sac.py", "--preset", "smoke", cwd=smoke[0])
     assert again.returncode == 0 and "going on from step" in again.stdout
     assert checkpoint.stat().st_mtime == before
-    other = run("05_sac.py", "--preset", "smoke", "--gamma", "0.5", cwd=smoke[0])
-    assert other.returncode == 1 and other.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert "gamma" in other.stderr
 
 
 @pytest.mark.parametrize("script, wrote", [
@@ -148,10 +145,8 @@ def test_nothing_is_committed_that_should_not_be():
 
 @pytest.mark.parametrize("script, flags, words", [
     ("03_hold_c.py", ["--network", "resnet99"], "timm has no model"),
-    ("02_hold_r.py", ["--network", "resnet99"], "timm has no model"),
     ("06_baselines.py", ["--rewards", "gail"], "gail"),
     ("05_sac.py", ["--task", "dancing"], "invalid choice"),
-    ("05_sac.py", ["--distance", "common.py"], "no distance file"),
     ("03_hold_c.py", ["--data", "nowhere"], "no video in nowhere"),
 ])
 def test_bad_flags_get_one_clear_line(script, flags, words, tmp_path):

@@ -1,7 +1,5 @@
 """The five tasks: physics, success, pictures and scripts."""
 
-import os
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -49,12 +47,12 @@ def test_checker_of_gymnasium(sac, name):
 def test_script_solves_the_task_and_the_failure_fails_near_the_goal(sac, name, least):
     env, returns = blind(sac, name), []
     task, length = env.unwrapped, env.unwrapped.episode_length
-    for seed in range((40 if os.environ.get("SLOW_TESTS") == "1" else 6) if name == "pushing" else 1):
+    for seed in range(6 if name == "pushing" else 1):
         env.reset(seed=seed)
         record = [env.step(task.scripted_action()) for _ in range(length)]
         assert all(step[1] == float(step[4]["success"]) for step in record)  # paid on every successful step
         returns.append(sum(step[1] for step in record))
-    assert min(returns) > (60 if len(returns) == 40 else least - 1) and np.mean(returns) >= least
+    assert min(returns) >= least
     if name == "cup_forward":
         assert task.joint("mug")[3:].tolist() == [1, 0, 0, 0]  # upright
     env.reset(seed=4)
@@ -84,13 +82,9 @@ def test_oracles(sac):
     far = lambda name, *point: np.sqrt(np.square(np.subtract(tasks[name].hand, point)).sum())
     assert oracle("close_drawer") == pytest.approx(-0.07 - far("close_drawer", 0.25, 0.62, 0.06))
     assert oracle("cup_forward") == pytest.approx(-0.1 - far("cup_forward", 0, 0.7, 0))  # not to the cup
-    tasks["faucet_right"].put(faucet=-0.2)
-    assert oracle("faucet_right") == pytest.approx(1 + 0.2 - far("faucet_right", -0.27, 0.53, 0.11))
     cup = tasks["pushing"].hand[:2] + (0.1, 0)
     tasks["pushing"].put(puck=(*cup, 0.02, 1, 0, 0, 0))
     assert oracle("pushing") == pytest.approx(-2 * np.abs(cup - (0, 0.75)).sum() - 0.1)
-    tasks["drawer_open"].put(drawer=-0.2)
-    assert oracle("drawer_open") == pytest.approx(1 - far("drawer_open", 0, 0.49, 0.125))
 
 
 @pytest.mark.parametrize("name", NAMES)

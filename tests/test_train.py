@@ -116,7 +116,6 @@ def test_windows_loop_short_clips_and_cover_long_ones(hold_c, rng, monkeypatch):
 
 
 def test_radii_in_seconds_follow_the_rate(hold_c, tmp_path, clips, monkeypatch, no_export):
-    """A quarter of a second at the clips' 12 frames per second: 3 frames for positives, 6 for negatives."""
     real, seen = hold_c.positives_and_negatives, []
     monkeypatch.setattr(hold_c, "positives_and_negatives", lambda *a: seen.append((a, real(*a))) or real(*a))
     hold_c.train(small(hold_c, tmp_path, window_seconds=0.25, steps=1))
@@ -230,7 +229,6 @@ def test_a_broken_run_stops_before_its_checkpoint(model, tmp_path, clips, no_exp
     ("hold_r", dict(network="vivit_tiny", optimizer="momentum", lr=0.003, steps=6, warmup=0.2)),
     ("hold_c", dict(network="vit_tiny_patch16_224", frames_per_clip=12, steps=3, warmup=0.3))])
 def test_two_processes_train_as_one(name, settings, request, tmp_path, clips, no_export):
-    """torchrun with two CPU processes: the weights of one, but for the sign of tiny gradients under Adam."""
     module = request.getfixturevalue(name)
     alone, pair = (small(module, tmp_path, out, **settings, validate_every=3, limit=3) for out in "ab")
     flags = [part for key, value in vars(pair).items() if value is not None and not isinstance(value, bool)
