@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance, ImageOps
 from torch import nn
 
 import common
@@ -16,8 +17,6 @@ from conftest import ROOT, run
 
 @dataclass
 class Settings:
-    """A config for the tests."""
-
     positive: ClassVar[tuple] = ("steps",)
     steps: int = 10  # how many
     task: Literal["a", "b"] = "a"  # which
@@ -68,12 +67,6 @@ def test_help_is_the_comment_and_user_errors_are_one_line(tmp_path):
     assert "how many (default: 1)" in run(script, "--help", PYTHONPATH=str(ROOT)).stdout
     finished = run(script, PYTHONPATH=str(ROOT))
     assert finished.returncode == 1 and finished.stderr.strip() == "error: no cake"
-
-
-def test_a_device_that_is_not_there_gets_one_line():
-    with pytest.raises(common.UserError, match="no device 'gpu'"):
-        common.pick_device("gpu")
-    assert common.pick_device("cpu").type == "cpu"
 
 
 def test_what_is_missing_is_made_with_the_same_settings(tmp_path, monkeypatch):
@@ -154,21 +147,44 @@ def test_bad_clips_are_named_once_and_the_next_takes_their_place(tmp_path, capsy
         common.ClipSet(tmp_path, "train", 8)
 
 
+def test_augmentation_is_the_released_one(rng):
+    picture = np.kron(rng.integers(20, 220, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    pil, x = Image.fromarray(picture), torch.from_numpy(picture).permute(2, 0, 1)
+    expected = {"autocontrast": ImageOps.autocontrast(pil), "equalize": ImageOps.equalize(pil),
+                "invert": ImageOps.invert(pil), "color": ImageEnhance.Color(pil).enhance(3.7),
+                "contrast": ImageEnhance.Contrast(pil).enhance(3.7), "identity, posterize, solarize": pil,
+                "brightness": ImageEnhance.Brightness(pil).enhance(3.7), "sharpness": ImageEnhance.Sharpness(pil)
+                .enhance(3.7), "solarize-add": np.where(picture < 128, np.minimum(255, picture + 220.0), picture)}
+    for name, reference in expected.items():  # Pillow rounds in between
+        ours = common.RANDAUGMENT[name](x).permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(ours - np.asarray(reference, float)).mean() < 1.5, name
+    clip, boxes = torch.full((3, 3, 72, 96), 200, dtype=torch.uint8), []
+    for n in range(60):
+        steps = list(common.augment_steps(clip, 64, "paper", np.random.default_rng(n)))
+        assert steps[-1][1].shape == (3, 3, 64, 64) and len(steps) == 5
+        for (_, before), (name, after) in zip(steps, steps[1:]):
+            if name == "cutout":
+                black = (after == 0).all(1)  # (3, 64, 64)
+                rows, columns = black[0].any(1).sum().item(), black[0].any(0).sum().item()
+                assert (black == black[0]).all() and black[0].sum() == rows * columns > 0
+                assert torch.equal(after[:, :, ~black[0]], before[:, :, ~black[0]])
+                boxes.append((rows, columns))
+    assert np.max(boxes) == 40 > np.min(boxes)  # 160 of 256 pixels, less what is beyond the edge
+
+
 class Mean(nn.Module):
-    """The mean colour of a picture; of a pair, the difference of those of the last frame and the goal."""
+    """The mean colour of a picture."""
 
     def __init__(self):
         super().__init__()
         self.preprocess = common.Preprocess(16)
 
-    def forward(self, frames, goal=None):
-        if goal is None:
-            return self.preprocess(frames).mean((-1, -2))
-        return (self(frames[:, -1]) - self(goal)).abs().sum(-1)
+    def forward(self, frames):
+        return self.preprocess(frames).mean((-1, -2))
 
 
-def distance_file(path, kind, history=1):
-    common.save_distance(path, Mean(), {"name": "mean", "kind": kind, "history": history})
+def distance_file(path):
+    common.save_distance(path, Mean(), {"name": "mean", "kind": "embedding", "history": 1})
     return common.load_distance(path)
 
 
@@ -180,7 +196,7 @@ def centre_mean(image):
 
 
 def test_embedding_file_equals_a_computation_by_hand(tmp_path, rng):
-    d = distance_file(tmp_path / "d.pt2", "embedding")
+    d = distance_file(tmp_path / "d.pt2")
     for shape in ((16, 16, 3), (16, 40, 3), (41, 16, 3)):
         frames, goal = rng.integers(0, 256, (5, *shape), np.uint8), rng.integers(0, 256, shape, np.uint8)
         by_hand = [np.linalg.norm(centre_mean(frame) - centre_mean(goal)) for frame in frames]
@@ -193,20 +209,13 @@ def test_embedding_file_equals_a_computation_by_hand(tmp_path, rng):
     assert common.load_distance(tmp_path / "d.pt2", "meta").device.type == "meta"  # as for a GPU
 
 
-def test_pairwise_file_with_history(tmp_path, rng):
-    d = distance_file(tmp_path / "d.pt2", "pairwise", 3)
-    frames, goal = rng.integers(0, 256, (4, 3, 16, 20, 3), np.uint8), rng.integers(0, 256, (24, 16, 3), np.uint8)
-    by_hand = [np.abs(centre_mean(f[-1]) - centre_mean(goal)).sum() for f in frames]
-    np.testing.assert_allclose(d(frames, goal), by_hand, atol=1e-5)
-    single = distance_file(tmp_path / "d1.pt2", "pairwise")
-    np.testing.assert_allclose(single(frames[:, -1], goal), by_hand, atol=1e-5)
-
-
 def test_wrong_pictures_and_files_get_one_clear_line(tmp_path):
     path, good = tmp_path / "d.pt2", np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.raises(common.UserError, match="no device 'gpu'"):
+        common.pick_device("gpu")
     with pytest.raises(common.UserError, match="is missing; .* 03_hold_c.py"):
         common.load_distance(path)
-    d = distance_file(path, "embedding")
+    d = distance_file(path)
     for frames, goal in ((good.astype(float), good[0]), (good.reshape(2, 3, 8, 8), good[0]), (good[0], good[0]),
                          (good, good[[0, 0, 0]]), (good, good[0, 0])):
         with pytest.raises(common.UserError, match="wanted: uint8 frames"):
@@ -220,7 +229,7 @@ def test_wrong_pictures_and_files_get_one_clear_line(tmp_path):
 
 def test_a_distance_file_can_be_read_after_a_picture_was_drawn(tmp_path):
     """Software OpenGL and torch.export bring an LLVM each; in the wrong order the process dies."""
-    distance_file(tmp_path / "d.pt2", "embedding")
+    distance_file(tmp_path / "d.pt2")
     code = f"""import common; common.pick_gl(); import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco/>")
 renderer = mujoco.Renderer(model, 8, 8)

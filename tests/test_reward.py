@@ -96,14 +96,6 @@ def test_value_iteration_proves_the_table(sac):
     assert moves("potential", EXACT + 50, 1, ends=True) != ending  # only where the goal ends the episode
 
 
-def test_scores_the_picture_the_action_led_to_and_zero_at_the_goal(sac):
-    env = sac.GoalReward(Dial(100, sparse=1.0), offset_distance, grey(50), scale=10, sparse_weight=0.25)
-    rewards, infos = follow(env, [80, 50, 40])
-    assert [info["reward_distance"] for info in infos] == pytest.approx([-0.3, 0, -0.1])
-    assert rewards == pytest.approx([-0.05, 0.25, 0.15]) and infos[0]["reward_sparse"] == 1
-    assert [info["distance"] for info in infos] == pytest.approx([5, 2, 3])  # raw, with its d(g, g) = 2
-
-
 def test_two_stages_by_hand(sac):
     """Goals 100 and 200, start 150, threshold 1, T = 10, stage cost 2; d' = |value - goal| / 10."""
     env = sac.GoalReward(Dial(150), offset_distance, [grey(100), grey(200)], scale=10, threshold=1,
