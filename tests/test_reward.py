@@ -13,7 +13,6 @@ FORMS = ("cumulative", "instantaneous", "printed", "potential")
 
 
 def grey(value, shape=(4, 6, 3)):
-    """A picture of one grey value."""
     return np.full(shape, round(value), np.uint8)
 
 

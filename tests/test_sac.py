@@ -179,13 +179,11 @@ class Dot(gym.Env):
 
 
 def settings(sac, folder, **changes):
-    """96 steps, of which 24 random; two evaluations."""
     small = dict(out=str(folder), device="cpu", steps=96, random_steps=24, eval_every=48)
     return replace(sac.Config.smoke(), **{**small, **changes})
 
 
 def assert_same(folder, other):
-    """Weights and curves are equal to the digit, columns of time left out."""
     weights, others = (torch.load(path / "checkpoint.pt") for path in (folder, other))
     for part in ("agent", "target"):
         assert all(torch.equal(weight, others[part][name]) for name, weight in weights[part].items())
@@ -214,8 +212,10 @@ def test_training_moves_all_weights_and_missing_numbers_are_nan(sac, tmp_path):
 
 
 @pytest.mark.parametrize("terminates, bootstrap, last", [(0, True, 0), (1, True, 1), (0, False, 1)])
-def test_truncation_bootstraps_and_termination_does_not(sac, tmp_path, terminates, bootstrap, last):
-    run = sac.train(settings(sac, tmp_path, bootstrap_truncation=bootstrap, steps=12), Dot(terminates))
+def test_truncation_of_vectors_bootstraps_and_termination_does_not(sac, tmp_path, terminates, bootstrap, last):
+    box = gym.spaces.Box(0, 1, (768,), np.float32)  # a vector, and no picture
+    env = gym.wrappers.TransformObservation(Dot(terminates), lambda x: np.float32(x.ravel() / 255), box)
+    run = sac.train(settings(sac, tmp_path, bootstrap_truncation=bootstrap, steps=12, random_steps=6), env)
     assert run.replay.terminal[:12].tolist() == [0] * 11 + [last]
 
 
