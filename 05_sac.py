@@ -13,7 +13,7 @@ camera picture comes to a goal picture, the better. **Tasks**, **reward**, soft 
 
 ```
 python 05_sac.py                           # pushing: 16 minutes on two cores, once the distance file is there
-python 05_sac.py --task close_drawer --steps 6_000     # an easy task, in 5 minutes
+python 05_sac.py --task close_drawer --steps 6_000     # an easy task, in 4 minutes
 python 05_sac.py --distance none --seed 1  # the sparse reward alone; one process is one seed, 06 starts many
 python 05_sac.py --look --distances runs/*/distance.pt2   # compare distances, without training
 python 05_sac.py --preset paper            # the paper's network, pictures and steps
@@ -1463,7 +1463,7 @@ def sparse_alone(task, step):
         for seed in np.unique(curve["seed"]):
             last = np.flatnonzero((curve["seed"] == seed) & (curve["step"] <= step))[-1:]
             told += [f"{curve['return'][i]:.0f} at {curve['step'][i]:,.0f} (seed {seed:.0f})" for i in last]
-    return f"sparse reward alone, return at step, committed runs: {', '.join(told)}" * bool(told)
+    return f"sparse reward alone (assets/RESULTS.md), return at step: {', '.join(told)}" * bool(told)
 
 
 if __name__ == "__main__" and not config.look:

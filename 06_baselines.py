@@ -11,8 +11,8 @@ with each rival, and the curves are compared by a rule fixed before.
 `runs/baselines/<task>/<reward>-seed<k>/curve.csv`, and beside these folders figures and tables.
 
 ```
-python 06_baselines.py         # close drawer, 4 rewards, 5 seeds: 90 minutes on two cores
-python 06_baselines.py --figure 3 --task pushing --steps 20000     # 25 runs: 7 hours
+python 06_baselines.py         # close drawer, 4 rewards, 5 seeds: about 2 hours on two cores
+python 06_baselines.py --figure 3 --task pushing --steps 20000     # 25 runs: about 5 hours
 python 06_baselines.py --figure 3 --preset paper      # the paper's agent and distances: for GPUs
 python 06_baselines.py --plot "runs/sac/*/curve.csv" --column return --level 80 --out runs/plot
 ```
