@@ -271,40 +271,6 @@ def make_files(reward, k, config):
     return path
 
 # %%
-def distance_along(distance, frames, goals):
-    """d(s_t, g_t) - d(g_t, g_t) along a video (T, H, W, 3), goals (T, H, W, 3); frame 0 fills the history."""
-    history = distance.history
-    window = np.maximum(0, np.arange(len(frames))[:, None] + np.arange(1 - history, 1))  # (T, history)
-    shown = frames[window] if history > 1 else frames
-    still = np.repeat(goals[:, None], history, 1) if history > 1 else goals
-    return (distance(shown, goals) - distance(still, goals)).clamp(min=0).numpy()
-
-
-def rivals_figure(frames, distances, lags=range(-12, 13, 3)):
-    """Frames (T, H, W, 3), each of {name: Distance} along them, and what it costs TCN over it to be late."""
-    figure, axes = plt.subplot_mosaic([["strip", "strip"], ["along", "late"]], figsize=(9, 4))
-    axes["strip"].imshow(np.concatenate(list(frames[np.linspace(0, len(frames) - 1, 10).astype(int)]), 1))
-    axes["strip"].axis("off")
-    for name, distance in distances.items():
-        along = distance_along(distance, frames, np.repeat(frames[-1:], len(frames), 0))
-        axes["along"].plot(along / along[0], label=name)
-        at = [np.clip(np.arange(len(frames)) - lag, 0, len(frames) - 1) for lag in lags]  # (lags, T)
-        late = [distance_along(distance, frames[shown], frames) for shown in at]
-        cost = (tcn_distance(torch.tensor(np.array(late)) ** 2) - there).mean(1)
-        axes["late"].plot(lags, cost / cost.max())
-    axes["along"].set(xlabel="frame", ylabel="distance / at the start", ylim=(0, None))
-    axes["late"].set(xlabel="frames late", ylabel="mean of TCN / its maximum", ylim=(0, None))
-    axes["along"].legend()
-    return figure
-
-
-if trains:
-    files = {"pixels": pixel_file(f"{config.out}/pixels.pt2")}
-    files |= {name: make_files(name, 0, config) for name in config.rewards if name in TRAINED}
-    distances = {name: load_distance(path) for name, path in files.items()}
-    show(rivals_figure(read_clip(robot_video(config))[0], distances), f"{config.out}/rivals.png")
-
-# %%
 Job = NamedTuple("Job", [("folder", Path), ("steps", int), ("command", tuple)])  # a run of 05_sac.py
 
 
@@ -335,6 +301,41 @@ def steps_done(job):
     if made != " ".join(job.command[2:]):
         raise UserError(f"{job.folder} was made with other settings ({made}); give another --out")
     return min(job.steps, int(read_csv(curve)["step"].max()))
+
+# %%
+def distance_along(distance, frames, goals):
+    """d(s_t, g_t) - d(g_t, g_t) along a video (T, H, W, 3), goals (T, H, W, 3); frame 0 fills the history."""
+    history = distance.history
+    window = np.maximum(0, np.arange(len(frames))[:, None] + np.arange(1 - history, 1))  # (T, history)
+    shown = frames[window] if history > 1 else frames
+    still = np.repeat(goals[:, None], history, 1) if history > 1 else goals
+    return (distance(shown, goals) - distance(still, goals)).clamp(min=0).numpy()
+
+
+def rivals_figure(frames, distances, lags=range(-12, 13, 3)):
+    """Frames (T, H, W, 3), each of {name: Distance} along them, and what it costs TCN over it to be late."""
+    figure, axes = plt.subplot_mosaic([["strip", "strip"], ["along", "late"]], figsize=(9, 4))
+    axes["strip"].imshow(np.concatenate(list(frames[np.linspace(0, len(frames) - 1, 10).astype(int)]), 1))
+    axes["strip"].axis("off")
+    for name, distance in distances.items():
+        along = distance_along(distance, frames, np.repeat(frames[-1:], len(frames), 0))
+        axes["along"].plot(along / along[0], label=name)
+        at = [np.clip(np.arange(len(frames)) - lag, 0, len(frames) - 1) for lag in lags]  # (lags, T)
+        late = [distance_along(distance, frames[shown], frames) for shown in at]
+        cost = (tcn_distance(torch.tensor(np.array(late)) ** 2) - there).mean(1)
+        axes["late"].plot(lags, cost / cost.max())
+    axes["along"].set(xlabel="frame", ylabel="distance / at the start", ylim=(0, None))
+    axes["late"].set(xlabel="frames late", ylabel="mean of TCN / its maximum", ylim=(0, None))
+    axes["along"].legend()
+    return figure
+
+
+if trains:
+    jobs = list_jobs(config)  # refuses what it does not know before anything is made
+    files = {"pixels": pixel_file(f"{config.out}/pixels.pt2")}
+    files |= {name: make_files(name, 0, config) for name in config.rewards if name in TRAINED}
+    distances = {name: load_distance(path) for name, path in files.items()}
+    show(rivals_figure(read_clip(robot_video(config))[0], distances), f"{config.out}/rivals.png")
 
 # %%
 def start(job, core):
@@ -617,7 +618,6 @@ def compare(paths, levels, folder, update=False):
 
 if trains:
     home, drawn = Path(config.out, config.task), []
-    jobs = list_jobs(config)
     for job in [job for job in jobs if steps_done(job) < job.steps]:
         make_files(*kind_of(job.folder / "curve.csv"), config)
     run_jobs(jobs, config.cores, lambda: drawn.append(compare(home, LEVELS[config.task], home, bool(drawn))))
