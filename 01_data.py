@@ -18,7 +18,7 @@ data/standin/figures/*.png                                      the pictures of 
 ```
 
 ```
-python 01_data.py                   # 1,000 clips of 96 x 72 pixels: two minutes on two cores, no GPU
+python 01_data.py                   # 1,000 clips of 96 x 72 pixels: a minute or two on two cores, no GPU
 python 01_data.py --clips 3000      # adds the missing ones to those that are there
 python 01_data.py --check ssv2/     # makes no clips: decodes every file of SSv2, or any folder of videos
 ```
