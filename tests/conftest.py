@@ -1,4 +1,4 @@
-"""Every test runs from the repository's root, on one torch thread (the tensors are small), with the scripts importable by name."""
+"""Every test runs from the repository's root, on one torch thread, with the scripts importable by name."""
 
 import importlib
 import os
@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the commands that tests start: one file of tests per core runs at a time
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for commands that tests start
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def clips(tmp_path, moving_squares):
 
 @contextmanager
 def stopped_after(module, function, calls):
-    """Within the block, call number `calls + 1` of a module's function raises KeyboardInterrupt, as Ctrl-C does."""
+    """Within the block, call number `calls + 1` of a module's function raises KeyboardInterrupt."""
     real, done = getattr(module, function), []
 
     def stops(*arguments):
@@ -79,5 +79,5 @@ def stopped_after(module, function, calls):
 
 def run(*arguments, cwd=ROOT, **environment):
     """Run a script as a user does; returns the finished process with its output as text."""
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=600,
-                          env={**os.environ, **environment})
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
+                          timeout=600, env={**os.environ, **environment})

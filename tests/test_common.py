@@ -43,7 +43,7 @@ def parse(monkeypatch, *argv, smoke="0", program="script.py", **changes):
 def test_command_line_overrides_changes_override_the_preset(monkeypatch):
     plain = Settings(out="runs/x-seed0")
     assert parse(monkeypatch) == plain
-    given = parse(monkeypatch, "--task", "b", "--size", "8", "9", "--no-flag", "--limit", "0", "--seed", "3", steps=7)
+    given = parse(monkeypatch, "--task", "b", *"--size 8 9 --no-flag --limit 0 --seed 3".split(), steps=7)
     assert given == Settings(7, "b", (8, 9), False, limit=0.0, out="runs/x-seed3", seed=3)
     assert parse(monkeypatch, "--preset", "smoke", "--task", "b") == replace(plain, steps=1, task="b")
     assert parse(monkeypatch, "--steps", "2", smoke="1", steps=5) == replace(plain, steps=2)
@@ -52,7 +52,7 @@ def test_command_line_overrides_changes_override_the_preset(monkeypatch):
 
 @pytest.mark.parametrize("argv, words", [
     (["--stepz", "3"], None), (["--task", "c"], None), (["--steps", "x"], None), (["--step", "3"], None),
-    (["--steps", "0"], "--steps is 0; it must be 1 or more"), (["--rate", "-0.1"], "--rate is -0.1; it must be 0 or"),
+    (["--steps", "0"], "--steps is 0; it must be 1 or"), (["--rate", "-0.1"], "--rate is -0.1; it must be"),
     (["--rate", "nan"], "--rate is nan")])
 def test_bad_flags_are_refused(monkeypatch, argv, words):
     assert parse(monkeypatch, "--rate", "0").rate == 0
@@ -62,9 +62,9 @@ def test_bad_flags_are_refused(monkeypatch, argv, words):
 
 def test_help_is_the_comment_and_user_errors_are_one_line(tmp_path):
     script = tmp_path / "s.py"
-    script.write_text("from dataclasses import dataclass\nimport common\n\n@dataclass\nclass Config:\n"
-                      "    a: int = 1  # how many\n\ncommon.parse_config(Config)\nraise common.UserError('no cake')\n")
-    assert "how many (default: 1)" in run(script, "--help", PYTHONPATH=str(ROOT)).stdout
+    script.write_text("import common, dataclasses\n@dataclasses.dataclass\nclass Config:\n  a: int = 1  #"
+                      " many\ncommon.parse_config(Config)\nraise common.UserError('no cake')\n")
+    assert "many (default: 1)" in run(script, "--help", PYTHONPATH=str(ROOT)).stdout
     finished = run(script, PYTHONPATH=str(ROOT))
     assert finished.returncode == 1 and finished.stderr.strip() == "error: no cake"
 
@@ -81,7 +81,7 @@ def test_what_is_missing_is_made_with_the_same_settings(tmp_path, monkeypatch):
     assert commands == []  # nothing of ours
     parse(monkeypatch, "--preset", "smoke")
     common.ensure("data/standin")
-    assert commands.pop() == [str(ROOT / "01_data.py"), "--out", "data/standin"] and os.environ["SMOKE_TEST"] == "1"
+    assert commands.pop()[1:] == ["--out", "data/standin"] and os.environ["SMOKE_TEST"] == "1"
     parse(monkeypatch)
     assert os.environ["SMOKE_TEST"] == "0"
     common.ensure("runs/hold_r-seed3/distance.pt2")
@@ -151,10 +151,10 @@ def test_augmentation_is_the_released_one(rng):
     picture = np.kron(rng.integers(20, 220, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     pil, x = Image.fromarray(picture), torch.from_numpy(picture).permute(2, 0, 1)
     expected = {"autocontrast": ImageOps.autocontrast(pil), "equalize": ImageOps.equalize(pil),
-                "invert": ImageOps.invert(pil), "color": ImageEnhance.Color(pil).enhance(3.7),
-                "contrast": ImageEnhance.Contrast(pil).enhance(3.7), "identity, posterize, solarize": pil,
-                "brightness": ImageEnhance.Brightness(pil).enhance(3.7), "sharpness": ImageEnhance.Sharpness(pil)
-                .enhance(3.7), "solarize-add": np.where(picture < 128, np.minimum(255, picture + 220.0), picture)}
+                "invert": ImageOps.invert(pil), "identity, posterize, solarize": pil,
+                **{name.lower(): getattr(ImageEnhance, name)(pil).enhance(3.7)
+                   for name in ("Color", "Contrast", "Brightness", "Sharpness")},
+                "solarize-add": np.where(picture < 128, np.minimum(255, picture + 220.0), picture)}
     for name, reference in expected.items():  # Pillow rounds in between
         ours = common.RANDAUGMENT[name](x).permute(1, 2, 0).numpy().astype(int)
         assert np.abs(ours - np.asarray(reference, float)).mean() < 1.5, name
@@ -189,7 +189,7 @@ def distance_file(path):
 
 
 def centre_mean(image):
-    """The mean colour of the centre square in [-1, 1], in NumPy, for sizes where the resize is the identity."""
+    """The mean colour of the centre square in [-1, 1], where the resize is the identity."""
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return (image[top : top + side, left : left + side].astype(float) / 127.5 - 1).mean((0, 1))
@@ -204,7 +204,7 @@ def test_embedding_file_equals_a_computation_by_hand(tmp_path, rng):
         np.testing.assert_allclose(d(torch.from_numpy(frames), np.stack([goal] * 5)), by_hand, atol=1e-5)
         assert d(goal[None], goal).item() == 0
     goal[:] = 0  # changed in place: the kept embedding must not be used
-    np.testing.assert_allclose(d(frames, goal), [np.linalg.norm(centre_mean(f) + 1) for f in frames], atol=1e-5)
+    np.testing.assert_allclose(d(frames, goal), [np.linalg.norm(centre_mean(f) + 1) for f in frames], 1e-4)
     assert d.kind == "embedding" and d.meta["name"] == "mean"
     assert common.load_distance(tmp_path / "d.pt2", "meta").device.type == "meta"  # as for a GPU
 
@@ -216,7 +216,7 @@ def test_wrong_pictures_and_files_get_one_clear_line(tmp_path):
     with pytest.raises(common.UserError, match="is missing; .* 03_hold_c.py"):
         common.load_distance(path)
     d = distance_file(path)
-    for frames, goal in ((good.astype(float), good[0]), (good.reshape(2, 3, 8, 8), good[0]), (good[0], good[0]),
+    for frames, goal in ((good * 1.0, good[0]), (good.reshape(2, 3, 8, 8), good[0]), (good[0], good[0]),
                          (good, good[[0, 0, 0]]), (good, good[0, 0])):
         with pytest.raises(common.UserError, match="wanted: uint8 frames"):
             d(frames, goal)

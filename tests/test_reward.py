@@ -211,7 +211,7 @@ def test_recordings_and_sanity_table(sac):
         env = sac.GoalReward(sac.make_task(name, (24, 24)), sac.pixel_distance, goals)
         starts = [env.reset(seed=seed)[1]["distance"] for seed in range(8)]
         assert -np.mean(starts) / env.scale == pytest.approx(-1 / 3)
-        assert np.array_equal(env.reset()[0], env.reset()[0]) is (name != "pushing")  # construction left no seed
+        assert np.array_equal(env.reset()[0], env.reset()[0]) is (name != "pushing")  # it left no seed
         along = sac.along_rollouts(sac.pixel_distance, rolls, goals)
         later = float(env.costs[0] / env.scale)  # T knows the first goal alone
         table = sac.sanity_table(rolls, along, env)
@@ -228,4 +228,4 @@ def test_look_scores_files_and_draws(sac, tmp_path, monkeypatch):
     columns = common.read_csv("runs/look/scores.csv")
     assert columns["name"].tolist() == ["pixels"] * 2 + ["random"] * 2
     assert columns["stage"].tolist() == [1, 2] * 2 and columns["object_alone"].tolist()[0] == 0
-    assert {"drawer_open.png", "drawer_open-success.mp4"} <= {path.name for path in Path("runs/look").iterdir()}
+    assert {"drawer_open.png", "drawer_open-success.mp4"} <= {p.name for p in Path("runs/look").iterdir()}

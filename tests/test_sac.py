@@ -212,7 +212,7 @@ def test_training_moves_all_weights_and_missing_numbers_are_nan(sac, tmp_path):
 
 
 @pytest.mark.parametrize("terminates, bootstrap, last", [(0, True, 0), (1, True, 1), (0, False, 1)])
-def test_truncation_of_vectors_bootstraps_and_termination_does_not(sac, tmp_path, terminates, bootstrap, last):
+def test_truncation_of_vectors_bootstraps_termination_not(sac, tmp_path, terminates, bootstrap, last):
     box = gym.spaces.Box(0, 1, (768,), np.float32)  # a vector, and no picture
     env = gym.wrappers.TransformObservation(Dot(terminates), lambda x: np.float32(x.ravel() / 255), box)
     run = sac.train(settings(sac, tmp_path, bootstrap_truncation=bootstrap, steps=12, random_steps=6), env)
