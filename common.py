@@ -280,7 +280,7 @@ class ClipSet(torch.utils.data.Dataset):
                 frames, fps = read_clip(path, self.short_side)
                 if len(frames) < 2:
                     raise UserError(f"{path} has a single frame; remove it")
-                if len(self.kept) * frames.nbytes < 2e9:  # 2 GB a process
+                if sum(clip.nbytes for clip, _ in self.kept.values()) < 2e9:
                     self.kept[path] = frames, fps
                 return frames, fps
             except UserError as error:
