@@ -157,9 +157,10 @@ def load_run(path, config, parts, free=()):
 
 def pick_device(name="auto"):
     """The torch device called `name`; `auto` takes an accelerator (CUDA, MPS) where there is one."""
-    auto = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    if name == "auto":
+        name = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     try:
-        return torch.empty(0, device=auto if name == "auto" else name).device
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"there is no device {name!r} here; use --device cpu") from None
 
