@@ -1222,6 +1222,8 @@ class Run:
             raise UserError(f"observations are {seen.dtype} {seen.shape}, not uint8 (H, W, C), float32 (D,)")
         if not (hasattr(acts, "low") and np.all(acts.low == -1) and np.all(acts.high == 1)):
             raise UserError(f"actions are {acts}, not a Box in [-1, 1]; see gymnasium.wrappers.RescaleAction")
+        if not 0 <= config.success_share <= 1:
+            raise UserError(f"--success-share {config.success_share:g} is not a share, from 0 to 1")
         shape, actions = seen.shape, acts.shape[0]
         torch.manual_seed(config.seed)
         self.config, self.path = config, Path(config.out) / "checkpoint.pt"

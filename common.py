@@ -74,7 +74,8 @@ def parse_config(cls, **changes):
 
 
 def _one_line_for_users(kind, error, trace):
-    told = {UserError: f"error: {error}", KeyboardInterrupt: "\nstopped; the same command goes on"}.get(kind)
+    words = str(error).rpartition("UserError: ")[2].strip()  # a worker's has a trace
+    told = {UserError: f"error: {words}", KeyboardInterrupt: "\nstopped; the same command goes on"}.get(kind)
     print(told, file=sys.stderr) if told else sys.__excepthook__(kind, error, trace)
 
 
@@ -192,7 +193,7 @@ def read_clip(path, short_side=None):
             stream = file.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in file.decode(stream):
-                if not frames:  # if the size changes later, this one stays
+                if not frames:
                     scale = short_side / min(frame.width, frame.height) if short_side else 1
                     size = round(frame.width * scale), round(frame.height * scale)
                     turns = frame.rotation // 90  # as phones show it
@@ -311,7 +312,7 @@ def augment_steps(clip, size, kind, rng):
     top, left = rng.integers(H - size + 1), rng.integers(W - size + 1)
     yield "crop", (clip := TF.crop(clip, top, left, size, size).contiguous())
     yield "flip", (clip := TF.horizontal_flip(clip) if rng.random() < 0.5 else clip)
-    if kind == "light":  # ours: what helps most for the least work
+    if kind == "light":  # ours
         brightness, contrast, saturation = rng.uniform(0.6, 1.4, 3)
         clip = TF.adjust_contrast(TF.adjust_saturation(clip, saturation), contrast)
         yield "colour", (clip := TF.adjust_brightness(clip, brightness))
@@ -426,7 +427,6 @@ def read_flax(path):
         for key, value in tree.items():
             path = f"{name}/{key}"
             yield from leaves(value, path) if isinstance(value, dict) else [(path, value)]
-
     try:
         tree = msgpack.unpackb(Path(path).read_bytes(), ext_hook=array, strict_map_key=False)
         params = tree["optimizer"]["target"] if "optimizer" in tree else tree["params"]  # old and new Flax

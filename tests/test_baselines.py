@@ -1,6 +1,7 @@
 """06_baselines.py: rivals are what they claim to be, runs are kept, the comparison computes what it says."""
 
 import math
+import re
 import sys
 
 import numpy as np
@@ -234,15 +235,16 @@ def test_comparison_writes_tables_and_claims_follow_the_rule(baselines, tmp_path
     write_runs(home, "pixels", [[0, 0, 100, 100]] * 4, "return")
     write_runs(tmp_path / "close_drawer", "hold_c-only", [[0, 1]] * 3 + [[0, 0]] * 2)
     rows = {row["kind"]: row for row in baselines.compare(home, [("return", 50)], home)}
-    assert [rows["hold_c"][name] for name in ("arrived", "mean", "T", "step")] == [5, 100, 3.5, 40]
+    row = rows["hold_c"]["ends"], rows["hold_c"]["T"], rows["hold_c"]["step"]
+    assert row == (" ".join(5 * ["100.00"]), " ".join(5 * ["3.500"]), 40)
     table = common.read_csv(home / "speedups.csv")
     ratio = dict(zip(zip(table["slower"], table["faster"]), table["ratio"]))
     assert ratio["sparse", "hold_c"] == pytest.approx(35 / 15) and len(ratio) == 20
     found = {(row["claim"], row["task"], row["level"]): (row["verdict"], row["measured"])
              for row in baselines.claims_table(tmp_path)}
     never, soon, sooner = "tcn" + 5 * " never", "hold_c" + 5 * " 18", "hold_r" + 5 * " 10"
-    assert found["HOLD-C beats TCN", "pushing", 80] == ("holds", f"2.2 (2.2 to 2.2): {never}; {soon}")
-    lost = "does not hold", f"0.56 (0.56 to 0.56): {sooner}; {soon}"
+    assert found["HOLD-C beats TCN", "pushing", 80] == ("holds", f"2.222 (2.222 to 2.222): {never}; {soon}")
+    lost = "does not hold", f"0.5556 (0.5556 to 0.5556): {sooner}; {soon}"
     assert found["HOLD-C beats HOLD-R", "pushing", 80] == lost
     assert found["HOLD-C + sparse beats sparse (10x, drawer 18x)", "drawer_open", 145] == ("not tested", "")
     assert found["The task is learned without sparse reward", "close_drawer", 0.5][1] == "3 of 5 runs arrive"
@@ -250,17 +252,22 @@ def test_comparison_writes_tables_and_claims_follow_the_rule(baselines, tmp_path
     assert found["Scores on human video do not predict the robot", "all", ""][0] == "undecided"
 
 
-def test_what_is_said_of_pushing_is_what_the_committed_curves_say(baselines):
-    told = "".join((ROOT / name).read_text() for name in ("README.md", "assets/RESULTS.md"))
-    read = lambda column: baselines.read_curves(ROOT / "assets/pushing", column)
-    plain = lambda number: f"{number:.2f}".lstrip("0")
-    for kind in ("hold_c", "sparse", "untrained"):
-        runs = read("success")[kind]
-        assert [steps[-1] for steps, _ in runs] == [16_000] * 5
-        assert told.count(f" {', '.join(plain(values[-1]) for _, values in runs)} |") == 2
-    for rival, verdict in (("sparse", "holds"), ("untrained", "undecided")):
-        rows = [baselines.compare_two(read(level[0]), rival, "hold_c", *level)
-                for level in baselines.LEVELS["pushing"]]
-        assert [row["verdict"] for row in rows] == [verdict] * 2
-        assert all(f"{row['ratio']:.2f}".lstrip("0") in told for row in rows)
-        assert f"({plain(rows[0]['low'])} to {plain(rows[0]['high'])})" in told
+def test_results_and_readme_say_what_the_committed_curves_say(baselines, tmp_path):
+    readme, results = ((ROOT / name).read_text() for name in ("README.md", "assets/RESULTS.md"))
+    for task, levels in baselines.LEVELS.items():
+        files = sorted((ROOT / "assets" / task).glob("*-seed*.csv"))
+        rows = baselines.compare(files, levels, tmp_path)
+        assert all(baselines.ROW.format(**row) in results for row in rows), task
+        told, when = {}, {}
+        for row in (row for row in rows if (row["column"], row["level"]) == levels[0]):
+            first = np.array(row["first"].replace("never", "inf").split(), float)
+            when[row["kind"]] = mean = np.minimum(first, row["step"]).mean()
+            told[row["kind"]] = f"{mean:,.0f} ({np.isfinite(first).sum()} of {len(first)})"
+        if rows and len(rows[0]["ends"].split()) == baselines.SEEDS:
+            rival = min(when.keys() - {"hold_c", "hold_c-only", "sparse"}, key=when.get)
+            assert f"| {told['hold_c']} | {told['sparse']} | {rival} {told[rival]} |" in readme
+    judged = baselines.claims_table(ROOT / "assets")
+    assert all(baselines.CLAIM.format(**row) in results for row in judged)
+    found = re.findall(r"\*\*(holds|does not hold|undecided)\*\*[^*]*?([\d.]+ \([\d.]+ to [\d.]+\))", readme)
+    assert len(found) >= 5 and all(any(row["verdict"] == verdict and row["measured"].startswith(number)
+                                       for row in judged) for verdict, number in found)

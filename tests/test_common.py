@@ -62,10 +62,12 @@ def test_bad_flags_are_refused(monkeypatch, argv, words):
 
 def test_help_is_the_comment_and_user_errors_are_one_line(tmp_path):
     script = tmp_path / "s.py"
-    script.write_text("import common, dataclasses\n@dataclasses.dataclass\nclass Config:\n  a: int = 1  #"
-                      " many\ncommon.parse_config(Config)\nraise common.UserError('no cake')\n")
+    script.write_text("import common, dataclasses, torch\n@dataclasses.dataclass\nclass Config:\n  a: int = 1"
+                      "  # many\ncommon.parse_config(Config)\nclass Cakes(list):\n"
+                      "  def __getitem__(self, i): raise common.UserError('no cake')\n"
+                      "list(torch.utils.data.DataLoader(Cakes('a'), num_workers=1))\n")
     assert "many (default: 1)" in run(script, "--help", PYTHONPATH=str(ROOT)).stdout
-    finished = run(script, PYTHONPATH=str(ROOT))
+    finished = run(script, PYTHONPATH=str(ROOT))  # raised in another process
     assert finished.returncode == 1 and finished.stderr.strip() == "error: no cake"
 
 

@@ -286,9 +286,10 @@ def test_make_env_reads_its_flags_and_bad_input_gets_one_line(sac, tmp_path, mon
         with pytest.raises(common.UserError, match=words):
             make(**flags)
     strange = gym.wrappers.TransformObservation(Dot(), lambda x: x, gym.spaces.Discrete(3))
-    for env, words in ((strange, "observations are"), (gym.wrappers.RescaleAction(Dot(), -2, 2), "Rescale")):
+    for env, share, words in ((strange, 0.2, "observations are"), (Dot(), 25, "25 is not a share"),
+                              (gym.wrappers.RescaleAction(Dot(), -2, 2), 0.2, "Rescale")):
         with pytest.raises(common.UserError, match=words):
-            sac.train(settings(sac, tmp_path), env)
+            sac.train(settings(sac, tmp_path, success_share=share), env)
 
 
 OWN = """import sys
