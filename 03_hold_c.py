@@ -547,8 +547,8 @@ r"""
 - The mining decides what is learned. Semi-hard negatives can forgive clips in which a state comes back.
 - Paper and released code differ: "all triplets" are one semi-hard negative per pair; 0.2 s are 2 frames; an
   epoch has 68,913 clips, not all 168,913. The presets: the code for the rule and where the paper is silent.
-- Order on held-out clips is not all. In `assets/models.csv`, three seeds each, HOLD-R orders the stand-in's
-  better (.74 to .77 against .63 to .66) and HOLD-C the robot's rollouts (.73 to .85 against .52 to .69).
+- Order on held-out clips is not all. Five seeds each (`assets/RESULTS.md`): HOLD-R orders the stand-in's
+  better (.76, .60), HOLD-C the robot's rollouts (.76, .43), but so does its untrained network (.73).
 
 **Exercises**, each with a new `--out`.
 1. Take the farthest negative always (`D_an_star = farthest.expand_as(D)`). Expect a loss near zero within a
