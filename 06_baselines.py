@@ -10,8 +10,8 @@ A learned reward proves little until something simpler has failed: the same agen
 `runs/baselines/<task>/<reward>-seed<k>/curve.csv`, and beside these folders figures and tables.
 
 ```
-python 06_baselines.py --flags="--batch 64 --random-start 0"   # close drawer, 20 runs: 40 minutes, two cores
-python 06_baselines.py --figure 3 --task pushing --steps 16000      # 25 runs: 4 hours
+python 06_baselines.py --flags="--batch 64 --random-start 0 --eval-every 1000"  # 20 runs: 40 minutes
+python 06_baselines.py --figure 3 --task pushing --steps 16000      # 25 runs: 4 hours, two cores
 python 06_baselines.py --figure 3 --preset paper      # the paper's agent and distances: for GPUs
 python 06_baselines.py --plot "runs/sac/pushing-*/curve.csv" --task pushing --out runs/plot
 ```

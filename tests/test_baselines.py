@@ -268,6 +268,6 @@ def test_results_and_readme_say_what_the_committed_curves_say(baselines, tmp_pat
             assert f"| {told['hold_c']} | {told['sparse']} | {rival} {told[rival]} |" in readme
     judged = baselines.claims_table(ROOT / "assets")
     assert all(baselines.CLAIM.format(**row) in results for row in judged)
-    found = re.findall(r"\*\*(holds|does not hold|undecided)\*\*[^*]*?([\d.]+ \([\d.]+ to [\d.]+\))", readme)
-    assert len(found) >= 5 and all(any(row["verdict"] == verdict and row["measured"].startswith(number)
-                                       for row in judged) for verdict, number in found)
+    told = re.findall(r"\*\*([a-z ]+)\*\*[^*]*?([\d.]+ \([\d.]+ to [\d.]+\)|\d of \d runs arrive)", readme)
+    assert len(told) >= 7 and all(any(row["verdict"] == verdict and row["measured"].startswith(number)
+                                      for row in judged) for verdict, number in told)
