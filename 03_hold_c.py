@@ -16,7 +16,7 @@ no labels. **Writes** `runs/hold_c-seed0/distance.pt2`, the *distance file* that
 a log, a checkpoint and the pictures below.
 
 ```
-python 03_hold_c.py                     # 5 minutes on two cores; held-out Spearman about 0.6 of 1
+python 03_hold_c.py                     # 3 to 5 minutes on two cores; held-out Spearman about 0.6 of 1
 python 03_hold_c.py --data my_videos/ --out runs/mine   # any folder of webm, mp4, mkv, mov, avi or gif
 python 03_hold_c.py --steps 0 --out runs/untrained      # an untrained network, to compare
 torchrun --nproc_per_node 8 03_hold_c.py --preset paper         # SSv2 in ssv2/, ResNet-50, 100 epochs: days
@@ -155,8 +155,8 @@ Frames more than `neg_radius` apart, or of another sequence. Between the radii, 
 that something changed, and too long to be sure that nothing did.
 
 *Another sequence* inside one clip? Clips shorter than the window are looped, and each loop counts as a new
-sequence: its first frame is no neighbour of the last frame before. The price: two copies of one frame
-are negatives of each other. The authors' code does so, and we keep it."""
+sequence: its first frame is no neighbour of the last frame before. The price: positives in one loop are
+negatives from loop to loop. The authors' code does so, and we keep it."""
 
 # %%
 def positives_and_negatives(timesteps, sequence_ids, pos_radius=2, neg_radius=4):
@@ -340,8 +340,8 @@ The last frame of a clip is its goal. A perfect distance would fall at every ste
 frames by $d(s_t, s_T)$, rank them by the time that is left, and correlate the ranks: 1 is perfect order, 0 is
 chance. The paper stops training by this number (App. B); we keep the weights of the best validation.
 
-The curves also give the scale $T$ by which `05_sac.py` divides distances: three times the median clip's first
-distance, so that tasks begin near $-1/3$, as in the paper."""
+The curves also suggest a $T$, three times the median clip's first distance, for a robot of yours.
+`05_sac.py` measures its own where a task starts, by the same rule: $-1/3$ at first, as in the paper."""
 
 # %%
 def validate(network, clips, config, device):
@@ -511,7 +511,7 @@ def write_distance(config, network, minutes, scale, **validation):
 
 
 def convert(config):
-    """Turn a released checkpoint into `distance.pt2`, with the paper's T = 5 (App. C). Returns its path."""
+    """Write a released checkpoint as `distance.pt2`, returned; the paper's T: `05_sac.py --scale 5`."""
     network = make_network(config)
     load_flax(network, read_flax(config.convert), flax_paths(network),
               lambda array, shape: array.movedim((-1, -2), (0, 1)) if array.ndim > 1 else array)
@@ -548,7 +548,7 @@ r"""
 - Paper and released code differ: "all triplets" are one semi-hard negative per pair; 0.2 s are 2 frames; an
   epoch has 68,913 clips, not all 168,913. The presets: the code for the rule and where the paper is silent.
 - Order on held-out clips is not all. Five seeds each (`assets/RESULTS.md`): HOLD-R orders the stand-in's
-  better (.76, .60), HOLD-C the robot's rollouts (.76, .43), but so does its untrained network (.73).
+  better (.76, .60), HOLD-C the robot's rollouts (.43, .76), its random network too (batch norm fitted: .73).
 
 **Exercises**, each with a new `--out`.
 1. Take the farthest negative always (`D_an_star = farthest.expand_as(D)`). Expect a loss near zero within a

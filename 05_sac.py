@@ -16,7 +16,7 @@ python 05_sac.py                           # pushing: 16 minutes on two cores, o
 python 05_sac.py --task close_drawer --steps 6_000     # an easy task, in 4 minutes
 python 05_sac.py --distance none --seed 1  # the sparse reward alone; one process is one seed, 06 starts many
 python 05_sac.py --look --distances runs/*/distance.pt2   # compare distances, without training
-python 05_sac.py --preset paper            # the paper's network, pictures and steps
+python 05_sac.py --preset paper            # the paper's network, picture size and steps
 ```
 
 Expect success of .9 or more and a return (steps with the cup on its square) near 80 at the end.
@@ -99,7 +99,7 @@ class Config:
 
     @classmethod
     def paper(cls):
-        """Table III, the released network, the original pictures, and HOLD-C's numbers for two goals."""
+        """Table III, the released network and picture sizes, and HOLD-C's numbers for two goals."""
         return cls(distance="runs/hold_c_paper-seed{seed}/distance.pt2", height=0, steps=0, random_start=0,
                    random_hold=1, success_share=0.0, lr=3e-4, temperature=1.0, encoder="paper", gamma=0.99,
                    shift_per_image=False, bootstrap_truncation=False, eval_every=1000, threshold=1.0,
@@ -115,6 +115,8 @@ class Config:
 # %%
 def fill_in(config):
     """Set the folder that follows from task and reward, and the paper's steps where `steps` is 0."""
+    if (config.tasks or config.distances) and not config.look:
+        raise UserError("--tasks and --distances need --look; to train, give --task and --distance")
     reward = {"none": "sparse"}.get(config.distance, Path(config.distance).parent.name or config.distance)
     reward = reward.removesuffix(f"-seed{config.seed}") + ("-only" if config.sparse_weight == 0 else "")
     folder = "runs/look" if config.look else f"runs/sac/{config.task}-{reward}-seed{config.seed}"
@@ -220,7 +222,7 @@ by which a distance is judged below.
 
 **Your own robot**, if its hand follows a mocap body, is one more subclass: its `scene` is an MJCF file with
 bodies `mocap` and `hand`; for torque control, override `step`. Any other environment that shows pictures does
-too: the reward below is a wrapper, and its goal may be a photo.
+too: the reward is a wrapper, its goal may be a photo.
 """
 
 # %%
@@ -377,7 +379,7 @@ without the drawer. So there are **two**: hand at the handle, and drawer open.
 
 **Close drawer, cup forward, faucet right** share a scene. One action shifts the level hand by up to 5 cm,
 twice as far as the cup has to go: easy tasks, made for comparing rewards, also with an *oracle*, the dense
-reward that a programmer with access to the state would write.
+reward of a programmer who sees the state.
 """
 
 # %%
@@ -736,7 +738,7 @@ class GoalReward(gym.Wrapper):
 r"""
 ### Look before you train
 
-Training takes minutes or days; a look at the distance takes seconds. Four rollouts: the script's success, the
+Training takes minutes or days, a look seconds. Four rollouts: the script's success, the
 same frames backwards, a failure (the hand goes where it is in the goal picture, without the object), and
 random play. A useful distance falls along success and stays up on the failure. Where the failure scores as
 well, the distance alone will teach the arm's pose, not the task. Even so it can help: hand and object meet on
@@ -884,6 +886,7 @@ def look(config):
         show(look_figure(name, rollouts, goals, curves), f"{config.out}/{name}.png")
         write_video(f"{config.out}/{name}-success.mp4", rollouts["success"][0], fps=10)
     write_csv(f"{config.out}/scores.csv", rows)
+    print(*rows[0], sep="\t")
     for row in rows:
         print(*(f"{value:.2f}" if isinstance(value, float) else value for value in row.values()), sep="\t")
     return rows
@@ -901,8 +904,7 @@ The reward is there; now somebody has to collect it. SAC (Haarnoja et al. 2018) 
 $$J(\pi) = \mathbb E \sum_t \gamma^t \bigl( r_t + \alpha \, \mathcal H(\pi(\cdot \mid s_t)) \bigr),$$
 
 since a learned reward is smooth and often wrong: a policy that commits to the first uphill direction finds
-its nearest flaw; one that is paid for staying random tries longer, until the sparse reward tells it what
-counts.
+its nearest flaw; one that is paid for staying random tries longer.
 
 **The policy** draws $u \sim \mathcal N(\mu(s), \sigma(s))$ and acts with $a = \tanh u$, so actions stay in
 $[-1, 1]$. Squashing changes the density by the slope of tanh,
@@ -928,13 +930,12 @@ squashed_gaussian(zero + 30, zero, zero)  # action 1, and a finite log-probabili
 
 # %% [markdown]
 r"""
-**From pixels to features.** The paper gives the policy and both critics an encoder each: two blocks of 5x5
+**From pixels to features.** The authors' code gives policy and critics an encoder each: two blocks of 5x5
 convolution with 8 filters, ReLU and 2x2 max-pooling, slow on a CPU. Our `strided` encoder shrinks the picture
 eightfold in two layers, one serves all, and only the critics train it (as in DrQ): the policy sees
 `features.detach()`, since its gradient is known to spoil shared features. A critic on few pictures learns
-them by heart; DrQ's cure is `random_shift`: pad by four pixels and crop back at a random place, anew each
-time. The authors' code draws one offset for the whole batch (a quirk of its crop function); one for each
-picture is the usual form, and ours.
+them by heart; DrQ's cure is `random_shift`: pad by four pixels and crop back at a random place. The authors'
+code draws one offset for the whole batch; one for each picture is the usual form, and ours.
 """
 
 # %%
@@ -1092,7 +1093,7 @@ still in $L_\pi$, so one backward pass and one Adam serve all three. Three choic
   themselves, the policy follows values that move. The price: what lies 20 steps ahead counts for a third.
 - *Rare successes.* Where random play fails, the first success is one episode among fifty, and a batch drawn
   evenly hardly meets it. So a quarter of each batch (`success_share`; ours, paper: none) comes from episodes
-  that succeeded, once there are any. More would leave too few that show what fails.
+  that succeeded, once there are any.
 """
 
 # %%
@@ -1164,14 +1165,14 @@ fallen, and nothing new happens. So training episodes begin with 0 to 40 random 
 held for ten (ours; paper: only the run's first 1,000 steps are random). On Pushing that is up to 20 cm, which
 meets things; ten single actions nearly cancel out. Evaluations begin with the policy.
 
-Evaluation plays the mean action and counts only the environment's own reward, never the learned one.
+Evaluation plays the mean action and counts only the environment's own reward.
 `success` is true where any step succeeded, as in the paper; `success_last` asks for the last. All runs are
-evaluated on the same starts, and none trains on these: seeds of evaluation are odd, seeds of training even.
+evaluated on the same starts, and none trains on these: seeds of evaluation are odd, of training even.
 
 A run's folder belongs to one set of settings and to one process at a time. An environment cannot be asked for
 its state in general, so an episode starts from a seed made of the run's seed and the episode's number, and
 checkpoints are made between episodes: a run that is stopped, or killed, goes on from the last one and ends in
-the same numbers (on as many torch threads).
+the same numbers (on a CPU, as many torch threads).
 """
 
 # %%
@@ -1418,7 +1419,9 @@ fixes their start; `success` in info feeds `success_share`; if short, lower `ran
     env = GoalReward(MyRobot(), load_distance("distance.pt2"), goal)  # or MyRobot() alone: its own reward
     action = train(config, env).agent.act(picture)
 
-**The main job.** Stop it when you like, and start it again, as a command or as a cell: it goes on.
+Only settings and $T$ are compared with a checkpoint's: a changed environment wants another `out`.
+
+**The main job.** Stop it when you like; the same command, or cell, goes on.
 """
 
 # %%
@@ -1480,11 +1483,11 @@ r"""
 
 - A goal picture and a distance learned from videos can tell a robot whether it is getting warmer: the sparse
   reward says *that*, the distance says *where to*. $T$ is chosen so that neither drowns the other.
-- Two goals: charge less for the second than it is away, and the first is a trap.
+- Two goals: charge less for the second than it is away, and the first may be a trap.
 - SAC is three losses and one backward pass. What costs time is looking: convolutions and rendering.
 
 **Exercises.**
 1. `--sparse-weight 0`, pictures alone: expect the arm to copy the goal's pose. Does the object follow?
 2. `--scale 0.1 --out runs/big`, a far too large reward: expect the sparse one to be ignored.
-3. `--task faucet_right --gamma 0.99 --steps 9000`: expect values that climb longer.
+3. `--task faucet_right --gamma 0.99 --steps 9000`: expect `policy_loss` (minus the value) to fall longer.
 """

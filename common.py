@@ -25,10 +25,10 @@ from torch import distributed, nn
 from torchvision.transforms.v2 import functional as TF
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".gif")
-MAX_FRAMES = 1000  # of a clip; a longer video would fill the memory
-MEAN_FPS = 11.84  # of SSv2 (authors' code); also for files that do not say their own
+MAX_FRAMES = 1000  # of a clip; more would fill memory
+MEAN_FPS = 11.84  # of SSv2 (authors' code), and of files that say none
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-         "figure.constrained_layout.use": True, "font.size": 9}  # of figures
+         "figure.constrained_layout.use": True, "font.size": 9}
 
 
 class UserError(Exception):
@@ -43,7 +43,7 @@ def parse_config(cls, **changes):
     """
     sys.excepthook = _one_line_for_users
     comments = {}
-    with contextlib.suppress(OSError, TypeError):  # in a notebook it has no source
+    with contextlib.suppress(OSError, TypeError):  # a notebook has none
         comments = dict(re.findall(r"^ +(\w+):.*?  # (.*)$", inspect.getsource(cls), re.M))
     parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, allow_abbrev=False)
     presets = ["laptop"] + [name for name, value in vars(cls).items() if isinstance(value, classmethod)]
@@ -102,14 +102,14 @@ def ensure(path):
 
 @contextlib.contextmanager
 def write_whole(path):
-    """A temporary path beside `path`, renamed when all went well: whole files or none."""
+    """A path beside `path`, renamed to it if all went well: whole files or none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}-{path.name}")  # with the suffix, which tells the format
+    draft = path.with_name(f".{os.getpid()}-{path.name}")  # the suffix tells the format
     try:
         yield draft
         os.replace(draft, path)
-    except (OSError, RuntimeError) as error:  # torch wraps the system's: a full disk
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk's
         raise UserError(f"{path} could not be written: {error.__context__ or error}") from error
     finally:
         draft.unlink(missing_ok=True)
@@ -122,13 +122,15 @@ def write_csv(path, rows):
 
 
 def read_csv(path):
-    """The columns of a CSV file, {name: array}, floats where all entries are numbers or nan."""
-    with open(path, newline="") as file:
-        header, *rows = csv.reader(file)
+    """The columns of a CSV file, {name: array}, floats where all are numbers or empty."""
+    try:
+        header, *rows = csv.reader(Path(path).read_text().splitlines())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no CSV file, or empty; give another") from error
     columns = dict(zip(header, map(np.array, zip(*rows))))
     for name, column in columns.items():
         with contextlib.suppress(ValueError):
-            columns[name] = column.astype(float)
+            columns[name] = np.where(column == "", "nan", column).astype(float)
     return columns
 
 
@@ -144,14 +146,15 @@ def load_run(path, config, parts, free=()):
     if not (config.resume and Path(path).exists()):
         return {}
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # no pickled code
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before, free = state.pop("config"), ("device", "out", "resume", "workers", *free)
+        new = [k for k, v in dataclasses.asdict(config).items() if k not in free and before.get(k) != v]
+        for name in () if new else parts:
+            parts[name].load_state_dict(state.pop(name))
     except Exception as error:
-        raise UserError(f"{path} is no checkpoint, or cut short; delete it to start anew") from error
-    before, free = state.pop("config"), ("device", "out", "resume", "workers", *free)
-    if new := [k for k, v in dataclasses.asdict(config).items() if k not in free and before.get(k) != v]:
+        raise UserError(f"{path} is cut short, or of another network; delete it to start anew") from error
+    if new:
         raise UserError(f"{path} has another {', '.join(new)}; give another --out or --no-resume")
-    for name, part in parts.items():
-        part.load_state_dict(state.pop(name))
     print(f"{path}: going on from step {state['step']} of {config.steps}", flush=True)
     return state
 
@@ -162,7 +165,7 @@ def pick_device(name="auto"):
         name = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError):
         raise UserError(f"there is no device {name!r} here; use --device cpu") from None
 
 
@@ -170,12 +173,10 @@ def join_processes(name):
     """(rank, world size, device) of this process under `torchrun`; (0, 1, device) without."""
     rank, world, local = (int(os.environ.get(key, 0)) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     device = pick_device(name)
-    if world > 1 and device.type == "cuda":
-        device = torch.device("cuda", local)
+    gpu = torch.device("cuda", local) if world > 1 and device.type == "cuda" else None
     if world > 1 and not distributed.is_initialized():
-        gpu = device if device.type == "cuda" else None
         distributed.init_process_group(device_id=gpu, timeout=timedelta(days=1))
-    return rank, max(1, world), device
+    return rank, max(1, world), gpu or device
 
 
 def visited(n, clips, seed):
@@ -187,7 +188,7 @@ def visited(n, clips, seed):
 def read_clip(path, short_side=None):
     """Decode a video, upright, resized to `short_side`: (uint8 RGB (T, H, W, 3), frames per second)."""
     frames, times = [], []
-    painter = av.video.reformatter.VideoReformatter()  # one for all: twice as fast
+    painter = av.video.reformatter.VideoReformatter()  # twice as fast
     try:
         with av.open(str(path), metadata_errors="ignore") as file:
             stream = file.streams.video[0]
@@ -198,15 +199,15 @@ def read_clip(path, short_side=None):
                     size = round(frame.width * scale), round(frame.height * scale)
                     turns = frame.rotation // 90  # as phones show it
                 frames.append(painter.reformat(frame, *size, "rgb24", interpolation="AREA").to_ndarray())
-                times.append(float(frame.pts or 0) * float(stream.time_base))
+                times.append(float((frame.pts or 0) * stream.time_base))
                 if len(frames) > MAX_FRAMES:
                     raise UserError(f"{path} has over {MAX_FRAMES} frames; cut it up")
             span = max(times) - min(times)  # max of nothing is a ValueError
             fps = (len(times) - 1) / span if span > 0 else float(stream.average_rate or MEAN_FPS)
-            promised = float(stream.duration or 0) * float(stream.time_base)
+            promised = float((stream.duration or 0) * stream.time_base)
             if len(file.streams) == 1:  # sound may outlast pictures
                 promised = promised or (file.duration or 0) / av.time_base
-            last = max(float(frame.duration or 0) * float(stream.time_base), 1 / fps)
+            last = max(float((frame.duration or 0) * stream.time_base), 1 / fps)
             if span and span + last < 0.9 * promised:
                 raise UserError(f"{path} is cut short, after {span:.1f} of {promised:.1f} s; replace it")
     except (av.FFmpegError, OSError, IndexError, ValueError, ArithmeticError, MemoryError) as error:
@@ -244,8 +245,7 @@ def find_clips(folder, split):
     folder, labels = Path(folder), read_labels(folder, split)
     bad = set(read_csv(folder / "bad.csv").get("path", ()) if (folder / "bad.csv").is_file() else ())
     files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.name[0] != "."]
-    named = {path.relative_to(folder).as_posix(): path for path in files}
-    videos = {name: path for name, path in named.items() if name not in bad}
+    videos = {name: path for path in files if (name := path.relative_to(folder).as_posix()) not in bad}
     if not videos:
         raise UserError(f"there is no video in {folder}; python 01_data.py makes data/standin")
     if labels is not None:
@@ -273,7 +273,7 @@ class ClipSet(torch.utils.data.Dataset):
         return len(self.paths)
 
     def __getitem__(self, index):
-        first = range(len(self))[index]
+        first, info = range(len(self))[index], torch.utils.data.get_worker_info()
         for i in range(first, first + min(len(self), 100)):
             path = self.paths[i % len(self)]
             if path in self.kept:
@@ -282,7 +282,7 @@ class ClipSet(torch.utils.data.Dataset):
                 frames, fps = read_clip(path, self.short_side)
                 if len(frames) < 2:
                     raise UserError(f"{path} has a single frame; remove it")
-                if sum(clip.nbytes for clip, _ in self.kept.values()) < 2e9:
+                if sum(x.nbytes for x, _ in self.kept.values()) < 2e9 / (info.num_workers if info else 1):
                     self.kept[path] = frames, fps
                 return frames, fps
             except UserError as error:
@@ -292,7 +292,7 @@ class ClipSet(torch.utils.data.Dataset):
         raise UserError(f"{self.paths[first]} and the clips after it cannot be read")
 
 
-RANDAUGMENT = {  # authors' code: scenic's, at magnitude 20, on one tall picture uint8 (3, T * H, W)
+RANDAUGMENT = {  # authors' code, magnitude 20, on one tall picture uint8 (3, T * H, W)
     "identity, posterize, solarize": lambda x: x,  # posterize to 8 bits, solarize above 512
     **{name: getattr(TF, name) for name in ("autocontrast", "equalize", "invert")},
     "color": lambda x: TF.adjust_saturation(x, 3.7),

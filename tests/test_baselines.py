@@ -89,6 +89,7 @@ def test_being_late_costs_tcn_and_being_early_too(baselines, tmp_path):
     (lambda b, at: b.make_files("hold_c", 3, b.Config(learned=f"{at}/mine/x.pt2")), "first.*--seed 3"),
     (lambda b, at: b.list_jobs(b.Config(rewards=("gail",))), "choose among sparse"),
     (lambda b, at: b.read_curves([at / "table.csv"], "success"), "no column step"),
+    (lambda b, at: b.read_curves([at], "success"), "is no CSV file"),
     (lambda b, at: b.read_curves([at / "a-seed1.csv"] * 2, "success"), "second file with seed 1 of a"),
     (lambda b, at: b.compare([at / "a-seed1.csv"], [("return", 80)], at), "none with numbers in return"),
     (lambda b, at: b.compare([], [("return", 80)], at), "no curve")])
@@ -254,10 +255,16 @@ def test_comparison_writes_tables_and_claims_follow_the_rule(baselines, tmp_path
 
 def test_results_and_readme_say_what_the_committed_curves_say(baselines, tmp_path):
     readme, results = ((ROOT / name).read_text() for name in ("README.md", "assets/RESULTS.md"))
+    spoken, sentence = [], r"(\d?\.\d\d)[^\d(]*\((\d?\.\d\d) to (\d?\.\d\d)\)"  # .87 (.77 to .97)
     for task, levels in baselines.LEVELS.items():
         files = sorted((ROOT / "assets" / task).glob("*-seed*.csv"))
         rows = baselines.compare(files, levels, tmp_path)
         assert all(baselines.ROW.format(**row) in results for row in rows), task
+        section = results.split(f"\n## {task.replace('_', ' ').capitalize()}\n")[1].split("\n## ")[0]
+        prose, pairs = re.sub(r"\n\|.*|\s+", " ", section), common.read_csv(tmp_path / "speedups.csv")
+        table = zip(*(pairs[name] for name in ("ratio", "low", "high")))
+        known = {tuple(f"{x:.2f}".lstrip("0") for x in row) for row in table}
+        spoken += [(task, found, found in known) for found in re.findall(sentence, prose)]
         told, when = {}, {}
         for row in (row for row in rows if (row["column"], row["level"]) == levels[0]):
             first = np.array(row["first"].replace("never", "inf").split(), float)
@@ -266,6 +273,7 @@ def test_results_and_readme_say_what_the_committed_curves_say(baselines, tmp_pat
         if rows and len(rows[0]["ends"].split()) == baselines.SEEDS:
             rival = min(when.keys() - {"hold_c", "hold_c-only", "sparse"}, key=when.get)
             assert f"| {told['hold_c']} | {told['sparse']} | {rival} {told[rival]} |" in readme
+    assert len(spoken) >= 7 and all(found for *_, found in spoken), spoken
     judged = baselines.claims_table(ROOT / "assets")
     assert all(baselines.CLAIM.format(**row) in results for row in judged)
     told = re.findall(r"\*\*([a-z ]+)\*\*[^*]*?([\d.]+ \([\d.]+ to [\d.]+\)|\d of \d runs arrive)", readme)

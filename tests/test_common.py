@@ -122,8 +122,10 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     with pytest.raises(common.UserError, match="another rate"):
         common.load_run(path, replace(config, rate=0.1), {"layer": fresh})
     assert common.load_run(path, replace(config, rate=0.1), {"layer": fresh}, free=("rate",)) == {"step": 4}
+    with pytest.raises(common.UserError, match="of another network"):
+        common.load_run(path, config, {"layer": nn.Linear(3, 2)})
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(common.UserError, match="delete it"):
+    with pytest.raises(common.UserError, match="cut short"):
         common.load_run(path, config, {})
     torch.save({"code": os.system}, path)
     with pytest.raises(common.UserError):  # no pickled code
