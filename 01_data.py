@@ -90,7 +90,7 @@ def claim(config):
     path = Path(config.out, "manifest.json")
     before = json.loads(path.read_text()) if path.is_file() else {}
     others = [p for p in path.parent.glob("*") if not p.name.startswith(".")]
-    if before.get("hash") != digest and others:
+    if before.get("hash") != digest and (others or path.parent.is_file()):
         raise UserError(f"{config.out} holds something else than clips with {' '.join(flags[2:])}; "
                         "delete it or give another --out")
     if before.get("flags") != flags:  # written last, labels.json says that the folder is complete
@@ -846,12 +846,12 @@ r"""
 ## Augmentation
 
 **All frames of an example share every draw**: a clip whose frames are changed one by one would show changes
-that never happened. For a crop of 256 the paper has four steps:
+that never happened. At 256 pixels, the authors' code has four:
 
 1. Resize to a short side of 288, and stretch height and width by two independent factors from $U(0.9, 1.33)$.
 2. Crop 256 x 256 at random.
 3. Flip left-right half of the time. A push to the left becomes one to the right: without labels, fine.
-4. RandAugment: two operations in a row of twelve, at magnitude 20 where others use 10; none moves anything.
+4. RandAugment: two of twelve operations in turn, at magnitude 20 on a scale to 10; none moves anything.
    Colour, contrast, brightness and sharpness are multiplied by $1.8 \cdot 20 / 10 + 0.1 = 3.7$;
    *posterize* and *solarize* reach their end and do nothing.
 

@@ -50,7 +50,7 @@ class Config:
 
     data: str = "data/standin"  # folder of clips: SSv2 or any videos; the stand-in is made if missing
     out: str = "runs/hold_r-seed{seed}"  # folder for distance.pt2 and what comes with it
-    network: str = "resnet10t"  # any timm CNN, or vivit_tiny or vivit_large
+    network: str = "resnet10t"  # a timm CNN, or vivit_tiny or vivit_large
     width: float = 0.5  # multiplies the channels of a timm ResNet; other models want 1
     init_from: str = ""  # start ViViT from this timm ViT (a download), or file of a ViViT classifier (Flax)
     history: int = 3  # frames of s the network sees; paper: 1 and 3
@@ -352,9 +352,9 @@ The last frame of a clip is the goal, every earlier one a start. Rank the starts
 that is left, and correlate the ranks: 1 is perfect order, 0 is chance. The paper stops training by this
 number (App. B); we keep the weights of the best validation.
 
-The reward of `05_sac.py` is $-\max(0, d(s, g) - d(g, g))/T$. We suggest three times the median clip's first
-$d(s, g) - d(g, g)$ as $T$, so that tasks begin near $-1/3$, as in the paper. (That $d(g, g)$ is not 0 is a
-weakness: no training pair has $\delta = 0$.)"""
+The reward of `05_sac.py` is $-\max(0, d(s, g) - d(g, g))/T$. As $T$ we print three times the median clip's
+first $d(s, g) - d(g, g)$; 05 measures its own, so that its tasks begin near $-1/3$. (That
+$d(g, g)$ is not 0 is a weakness: no training pair has $\delta = 0$.)"""
 
 # %%
 @torch.no_grad()
@@ -534,7 +534,7 @@ r"""
 
 **Exercises**, each with a new `--out`.
 1. Set `--history 1`. Expect nearly the same Spearman (`assets/models.csv`: .77 to .79; paper: .71 for both).
-2. Let only the last frame be the goal: add `g[:] = len(frames) - 1` in `Pairs`. Expect a worse $d$ for goals
-   that are not the end of a clip: the robot's.
+2. Let only the last frame be the goal: add `g[:] = len(frames) - 1` in `Pairs`. Expect a worse $d$ to
+   goals inside a clip; 04 has none.
 3. Take the absolute error (`.abs()` in `regression_loss`). Expect smaller distances: medians for means.
 """

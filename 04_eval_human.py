@@ -52,7 +52,7 @@ class Config:
     data: str = "data/standin"  # folder of clips, SSv2 or any; this one, the stand-in, is made if missing
     split: str = "validation"  # which clips; without label files one video in ten is for validation
     out: str = "runs/eval_human"  # folder for the table and figures
-    short_side: int | None = None  # pixels of the short side as read; automatic: 9/8 of what the networks see
+    short_side: int | None = None  # pixels of the short side as read; automatic: 9/8 of the size a file says
     limit: int = 0  # use only the first clips; 0 takes all
     bootstraps: int = 1000  # resamples behind the 95% intervals
     seed: int = 0  # of resampling, shuffling and random weights

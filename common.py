@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as TF
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".mov", ".avi", ".gif")
 MAX_FRAMES = 1000  # of a clip; more would fill memory
-MEAN_FPS = 11.84  # of SSv2 (authors' code), and of files that say none
+MEAN_FPS = 11.84  # of SSv2 (authors' code) and files that say none
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "figure.constrained_layout.use": True, "font.size": 9}
 
@@ -51,7 +51,7 @@ def parse_config(cls, **changes):
     parser.add_argument("--preset", choices=presets, default=default, help="a set of defaults")
     for field in dataclasses.fields(cls):
         kind, parts = typing.get_origin(field.type), typing.get_args(field.type)
-        options = {"type": parts[0] if parts else field.type, "nargs": "*" if kind is tuple else None}
+        options = {"type": parts[0] if parts else field.type, "nargs": "+" if kind is tuple else None}
         if field.type is bool:
             options = {"action": argparse.BooleanOptionalAction}
         elif kind is typing.Literal:
@@ -84,14 +84,14 @@ def run_script(script, *arguments):
     command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
     print("$ python", script, *command[2:], flush=True)
     if subprocess.run(command).returncode:
-        raise UserError(f"{script} stopped before it was done; its message is above")
+        raise UserError(f"{script} stopped early; its message is above")
 
 
 def ensure(path):
     """Run 01, 02 or 03 if `path` is what it writes by default and is missing, or half-made clips."""
     path, manifest = Path(path), Path(path) / "manifest.json"
     trained = re.fullmatch(r"runs/(?:smoke/)?hold_([cr])-seed(\d+)/distance\.pt2", path.as_posix())
-    if manifest.is_file() and not (path / "labels/labels.json").is_file():
+    if not (path / "labels/labels.json").is_file() and manifest.is_file() and "flags" in manifest.read_text():
         run_script("01_data.py", *json.loads(manifest.read_text())["flags"], "--out", path)
     elif path in (Path("data/standin"), Path("runs/smoke/clips")) and not path.exists():
         run_script("01_data.py", "--out", path)
@@ -104,15 +104,15 @@ def ensure(path):
 def write_whole(path):
     """A path beside `path`, renamed to it if all went well: whole files or none."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}-{path.name}")  # the suffix tells the format
+    draft = path.with_name(f".{os.getpid()}-{path.name}")  # suffix tells format
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
         os.replace(draft, path)
     except (OSError, RuntimeError) as error:  # torch wraps a full disk's
         raise UserError(f"{path} could not be written: {error.__context__ or error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        draft.exists() and draft.unlink()
 
 
 def write_csv(path, rows):
@@ -152,7 +152,7 @@ def load_run(path, config, parts, free=()):
         for name in () if new else parts:
             parts[name].load_state_dict(state.pop(name))
     except Exception as error:
-        raise UserError(f"{path} is cut short, or of another network; delete it to start anew") from error
+        raise UserError(f"{path} is cut short, or of another network; delete it") from error
     if new:
         raise UserError(f"{path} has another {', '.join(new)}; give another --out or --no-resume")
     print(f"{path}: going on from step {state['step']} of {config.steps}", flush=True)
@@ -247,7 +247,7 @@ def find_clips(folder, split):
     files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.name[0] != "."]
     videos = {name: path for path in files if (name := path.relative_to(folder).as_posix()) not in bad}
     if not videos:
-        raise UserError(f"there is no video in {folder}; python 01_data.py makes data/standin")
+        raise UserError(f"{folder} is no folder with videos; 01_data.py makes data/standin")
     if labels is not None:
         by_id = {p.stem: p for name, p in reversed(videos.items()) if not name.startswith("demonstrations/")}
         if missing := [entry["id"] for entry in labels if entry["id"] not in by_id]:

@@ -77,7 +77,7 @@ def test_what_is_missing_is_made_with_the_same_settings(tmp_path, monkeypatch):
     finished = type("Finished", (), {"returncode": 0})
     monkeypatch.setattr(common.subprocess, "run", lambda command: commands.append(command[1:]) or finished)
     common.ensure("my_vidoes/")
-    with pytest.raises(common.UserError, match="no video in my_vidoes"):
+    with pytest.raises(common.UserError, match="my_vidoes is no folder with videos"):
         common.find_clips("my_vidoes/", "train")
     common.ensure("runs/mine/distance.pt2")
     assert commands == []  # nothing of ours
@@ -147,7 +147,7 @@ def test_bad_clips_are_named_once_and_the_next_takes_their_place(tmp_path, capsy
     common.write_csv(tmp_path / "bad.csv", [{"path": f"{name}.webm", "reason": "?"} for name in "45"])
     assert [path.stem for path in common.ClipSet(tmp_path, "train", 8).paths] == ["1", "2"]
     common.write_csv(tmp_path / "bad.csv", [{"path": f"{name}.webm", "reason": "?"} for name in "1245"])
-    with pytest.raises(common.UserError, match="no video|no usable clip"):
+    with pytest.raises(common.UserError, match="no folder with|no usable clip"):
         common.ClipSet(tmp_path, "train", 8)
 
 

@@ -128,7 +128,7 @@ def test_nothing_is_committed_that_should_not_be():
     ("06_baselines.py", ["--rewards", "gail"], "gail"),
     ("05_sac.py", ["--task", "dancing"], "invalid choice"),
     ("05_sac.py", ["--tasks", "faucet_right"], "need --look; to train, give --task"),
-    ("03_hold_c.py", ["--data", "nowhere"], "no video in nowhere")])
+    ("03_hold_c.py", ["--data", "nowhere"], "nowhere is no folder with videos")])
 def test_bad_flags_get_one_clear_line(script, flags, words, tmp_path):
     finished = run(script, *flags, "--out", tmp_path / "out")
     assert finished.returncode != 0 and words in finished.stderr.strip().splitlines()[-1]
