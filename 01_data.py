@@ -88,7 +88,7 @@ def claim(config):
     flags = [f"--{name}={getattr(config, name)}" for name in ("clips", "controls", "seed", "height", "width")]
     digest = hashlib.sha1(" ".join(["recipe 7", *flags[2:]]).encode()).hexdigest()
     path = Path(config.out, "manifest.json")
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    before = json.loads(path.read_text()) if path.is_file() and "flags" in path.read_text() else {}
     others = [p for p in path.parent.glob("*") if not p.name.startswith(".")]
     if before.get("hash") != digest and (others or path.parent.is_file()):
         raise UserError(f"{config.out} holds something else than clips with {' '.join(flags[2:])}; "
@@ -857,7 +857,8 @@ that never happened. At 256 pixels, the authors' code has four:
 
 The frames are treated as one tall picture, so that *equalize* and *contrast* look at the whole clip, as in
 the authors' code. There contrast spreads colours about white, as it takes the number of pixels for the mean;
-here about the mean grey. `light` augmentation, our default, has a mild colour jitter for step 4.
+here about the mean grey. `light` augmentation, our default, has a mild colour jitter for step 4, its
+contrast about the mean of each frame.
 """
 
 # %%

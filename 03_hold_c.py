@@ -476,7 +476,7 @@ def train(config):
 # %% [markdown]
 r"""## The authors' weights
 
-(Not needed at first reading.) The authors trained in JAX and released Flax checkpoints: a tree of named
+(Skip it at first.) The authors trained in JAX and released Flax checkpoints: a tree of named
 arrays. Convolution kernels lie there as (height, width, in, out), ours as (out, in, height, width); dense
 kernels as (in, out), ours transposed. The rest is names. Their HOLD-C is the ResNet-50, which timm's
 `resnet50` equals layer by layer."""
@@ -554,5 +554,6 @@ r"""
 1. Take the farthest negative always (`D_an_star = farthest.expand_as(D)`). Expect a loss near zero within a
    few steps and a Spearman that stops improving: too easy.
 2. Set `--margin 2`. Expect distances about three times as large, the same order, and a suggested T to match.
-3. Set `--frames-per-clip 8 --clips-per-batch 16`. Expect a lower Spearman: 0.7 s never show a whole action.
+3. Set `--frames-per-clip 8 --clips-per-batch 16`. Expect a lower Spearman: 0.7 s show little, and
+   two of 8 lack a negative.
 """

@@ -60,7 +60,7 @@ class Config:
     clip: str = ""  # score this video instead, with the first distance file
     goal: str = "-1"  # with --clip: the number of a frame, or a picture or video (its last frame)
     failed: str = ""  # with --clip: a video of a failed attempt at the same goal
-    positive: ClassVar[tuple] = ("bootstraps",)
+    positive: ClassVar[tuple] = ("bootstraps", "short_side")
 
     @classmethod
     def paper(cls):
@@ -403,7 +403,7 @@ def read_item(paths, short_side, seed=0):
     if frames is None or len(frames) < 2:
         return None
     squares = [None if shown is None else centre(shown) for shown, _ in clips]
-    return cut_versions(*squares, [seed, len(frames)]), fps
+    return cut_versions(*squares, [seed, *paths[0].name.encode()]), fps
 
 # %%
 if __name__ == "__main__" and not config.clip:
@@ -454,7 +454,7 @@ A number alone says little. Beside every distance stand four rows that have lear
 - **constant**: 22 for every frame, half of Something-Something's average clip;
 - **frame index**: the time to go, read off the file: a clock, perfect in the five metrics, gap 0;
 - **pixel L2**: the norm of the difference of two frames of 32 x 32 pixels;
-- **untrained**: the same network, its weights drawn anew (He's rule; normalisation is the identity).
+- **untrained**: the same network, its weights drawn anew (He's rule; batch normalisation is the identity).
 """
 
 # %%
@@ -556,7 +556,7 @@ def tabulate(rows, found, config):
     N = len(found)
     weights = np.random.default_rng(config.seed).multinomial(N, np.full(N, 1 / N), config.bootstraps)
     for label, members in sorted(groups.items(), key=lambda pair: pair[0] not in rows):
-        for version, name in members[0] if len(members) > 1 or label in rows else ():
+        for version, name in min(members, key=len) if len(members) > 1 or label in rows else ():
             files = [own[version, name] for own in members]
             count = int((files[0][:, 1] != 0).sum())
             table[label, version, name] = *interval(files, weights, config.seed), count
@@ -676,7 +676,7 @@ def score_video(config, distance):
 
 
 if __name__ == "__main__" and config.clip:
-    score_video(config, distance)
+    print(f"{label}: {', '.join(score_video(config, distance))}")
 
 # %% [markdown]
 r"""

@@ -12,11 +12,11 @@ camera picture comes to a goal picture, the better. **Tasks**, **reward**, soft 
 `runs/sac/<task>-<reward>-seed<seed>/`: curve, settings (`run.json`), `look.png`, checkpoint, and the policy.
 
 ```
-python 05_sac.py                           # pushing: 16 minutes on two cores, once the distance file is there
+python 05_sac.py                           # pushing: 16 to 24 minutes of two cores, with the distance there
 python 05_sac.py --task close_drawer --steps 6_000     # an easy task, in 4 minutes
 python 05_sac.py --distance none --seed 1  # the sparse reward alone; one process is one seed, 06 starts many
 python 05_sac.py --look --distances runs/*/distance.pt2   # compare distances, without training
-python 05_sac.py --preset paper            # the paper's network, picture size and steps
+python 05_sac.py --preset paper            # its agent, after 03 --preset paper
 ```
 
 Expect success of .9 or more and a return (steps with the cup on its square) near 80 at the end.
@@ -65,7 +65,7 @@ class Config:
     distance: str = "runs/hold_c-seed{seed}/distance.pt2"  # a file, "pixels", "oracle", or "none"
     goals: str = ""  # a video: frame t is the goal at step t (TCN); else the task's goal pictures
     single_goal: bool = False  # the last goal picture alone: one goal on the drawer
-    sparse_weight: float = 1.0  # of the task's sparse reward; 0 learns from pictures alone
+    sparse_weight: float = 1.0  # of the sparse reward; 0 learns from pictures alone
     scale: float | None = None  # T; automatic: the start scores -1/3 (paper App. C)
     scale_factor: float = 1.0  # multiplies the automatic T (paper Fig. 6a and 7)
     form: Literal["cumulative", "instantaneous", "printed", "potential"] = "cumulative"  # of the reward
@@ -133,16 +133,16 @@ if __name__ == "__main__":
 r"""
 ## 1. Five tasks
 
-| task | actions | episode | success | starts at | random, not held |
+| task | actions | episode | success | starts at | random, held |
 |---|---|---|---|---|---|
-| `pushing` | x, y | 100 steps of 0.1 s | cup under 3 cm from the square (L1) | 15 to 25 cm | 0 of 400 |
-| `drawer_open` | x†, y, z, grip | 200 of 0.0125 s | drawer at least 12 cm open | 0 cm | 0 |
-| `close_drawer` | x, y, z, turn†, grip | 60 of 0.0125 s | drawer less than 5 cm open | 7 cm | 27% |
+| `pushing` | x, y | 100 steps of 0.1 s | cup under 3 cm from the square (L1) | 15 to 25 cm | 1% |
+| `drawer_open` | x†, y, z, grip | 200 of 0.0125 s | drawer at least 12 cm open | 0 cm | 2% |
+| `close_drawer` | x, y, z, turn†, grip | 60 of 0.0125 s | drawer less than 5 cm open | 7 cm | 35% |
 | `cup_forward` | the same | the same | cup less than 7.5 cm from a point | 10 cm | 31% |
-| `faucet_right` | the same | the same | lever turned by over 0.01 rad | 0 rad | 14% |
+| `faucet_right` | the same | the same | lever turned by over 0.01 rad | 0 rad | 16% |
 
-Actions with a dagger have no effect, but count in SAC's target entropy. The first two tasks are called *RLV*,
-the others *DVD*, after their projects. Quirks are kept: pictures are mirrored, Pushing's hand jumps 20 cm on
+Actions with a dagger have no effect, but count in SAC's target entropy. The first two are called *RLV*, the
+others *DVD*, after their projects. Quirks are kept: mirrored pictures, Pushing's hand jumps 20 cm on
 the first step, DVD's mug is set upright after each; but Pushing's arm starts at rest, unless `authors=True`.
 The simulator of 2021 is gone: trajectories differ.
 
@@ -371,15 +371,15 @@ class SawyerTask(gym.Env):
 # %% [markdown]
 r"""
 **Pushing**: the cup (the authors' puck) goes onto the black square. Two actions move the hand in the plane;
-its height creeps from 7 toward 5 cm. The cup starts up to 10 cm to either side.
+its height creeps from 7 to 5 cm. The cup starts up to 10 cm to a side.
 
-**Drawer open**: pull a drawer of 8 tonnes (only the weld is strong enough), all boxes, from the first
+**Drawer open**: pull a drawer of 5 tonnes (only the weld is strong enough), all boxes, from the first
 metaworld. One goal picture does not teach it, says the paper: the hand goes where it is in the picture,
 without the drawer. So there are **two**: hand at the handle, and drawer open.
 
 **Close drawer, cup forward, faucet right** share a scene. One action shifts the level hand by up to 5 cm,
-twice as far as the cup has to go: easy tasks, made for comparing rewards, also with an *oracle*, the dense
-reward of a programmer who sees the state.
+twice as far as the cup has to go: easy tasks, for comparing rewards, also with an *oracle*, the dense reward
+of a programmer who sees the state.
 """
 
 # %%
@@ -990,7 +990,7 @@ class Agent(nn.Module):
     def act(self, seen, noise=torch.zeros(1)):
         """One action (A,) for one observation, with noise (1, A); without, the mean of the policy."""
         device = self.log_alpha.device
-        features = self.features(torch.as_tensor(seen, device=device)[None])
+        features = self.features(torch.as_tensor(seen.copy(), device=device)[None])
         return self.policy(features, noise.to(device))[0][0].cpu().numpy()
 
 
@@ -1027,7 +1027,7 @@ class Replay:
     def sample(self, batch, rng, share=0.0):
         """Draw (images, actions, rewards, terminal, next_images), arrays, uniformly with replacement.
 
-        A `share` of the batch is drawn from the transitions marked as good, once there are any.
+        A `share` of the batch is drawn from transitions marked as good, once there are any.
         """
         starts = np.flatnonzero(self.starts[: self.filled])
         good = starts[self.good[starts]]
@@ -1083,17 +1083,16 @@ $$L_Q = \sum_j \tfrac12 (Q_j(s, a) - y)^2, \quad L_\pi = \alpha \log \pi(\tilde 
 \min_j Q_j(s, \tilde a), \quad L_\alpha = -\log \alpha \, (\log \pi(\tilde a \mid s) + \mathcal H^*),$$
 
 with the target entropy $\mathcal H^* = -\dim A$. They touch separate parameters once the critics are held
-still in $L_\pi$, so one backward pass and one Adam serve all three. Three choices matter:
+still in $L_\pi$, so one backward pass and one Adam serve all. Three choices matter:
 
 - *Terminal.* A time limit is no property of the world: the last state has a future, so the critic must
-  bootstrap through it. The authors' code stores the limit as terminal; `--no-bootstrap-truncation` does the
-  same.
+  bootstrap through it. The authors' code stores it as terminal, as does `--no-bootstrap-truncation`.
 - *Discount.* A success that can be held pays 1 at every step, so a state may be worth $1 / (1 - \gamma)$: 100
   with the paper's 0.99, 20 with our 0.95. While the critics climb there from 0, after slow copies of
   themselves, the policy follows values that move. The price: what lies 20 steps ahead counts for a third.
 - *Rare successes.* Where random play fails, the first success is one episode among fifty, and a batch drawn
   evenly hardly meets it. So a quarter of each batch (`success_share`; ours, paper: none) comes from episodes
-  that succeeded, once there are any.
+  that succeeded, once there are any; without sparse reward, none.
 """
 
 # %%
@@ -1286,7 +1285,7 @@ def train_episode(run, env, bar):
     run.episode += 1
     means = np.mean(losses or [len(LOSSES) * [math.nan]], 0).tolist()
     rewards, success = zip(*told)
-    run.replay.good[first : run.replay.filled] = any(success)
+    run.replay.good[first : run.replay.filled] = any(success) and config.sparse_weight > 0
     run.recent = [*run.recent, (sum(rewards), any(success), means)][-20:]
 
 
@@ -1411,7 +1410,7 @@ def film_policy(run, env):
 # %% [markdown]
 r"""
 **Your own environment.** Copy this file as `sac.py`, and `common.py`. Episodes must end (`TimeLimit`); a seed
-fixes their start; `success` in info feeds `success_share`; if short, lower `random_start`.
+fixes their start; `success` in info feeds `success_share`; if short, less `random_start`.
 
     from sac import Config, GoalReward, load_distance, parse_config, train
 
@@ -1421,7 +1420,7 @@ fixes their start; `success` in info feeds `success_share`; if short, lower `ran
 
 Only settings and $T$ are compared with a checkpoint's: a changed environment wants another `out`.
 
-**The main job.** Stop it when you like; the same command, or cell, goes on.
+**The main job.** Stop it at will; the same command, or cell, goes on.
 """
 
 # %%
@@ -1455,13 +1454,13 @@ def make_env(config, distance=None):
 # %%
 if __name__ == "__main__" and not config.look:
     env = make_env(config, distance)
-    if distance is not None:
+    if distance and not (config.goals or config.single_goal):
         sanity_table(rollouts, curves[config.distance], env)
     run = train(config, env)
 
 # %%
 def sparse_alone(task, step):
-    """One line: what the committed runs of the sparse reward alone had reached by then; "" without any."""
+    """One line: what committed runs of the sparse reward alone had reached by then; "" without any."""
     told = []
     for path in sorted(Path(find_spec("common").origin).parent.glob(f"assets/{task}/sparse-seed*.csv")):
         curve = read_csv(path)

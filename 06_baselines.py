@@ -58,9 +58,9 @@ class Config:
     agent: Literal["laptop", "paper", "smoke"] = "laptop"  # preset of 05_sac.py
     flags: str = "--eval-every 1000"  # more of 05's: --flags="--batch 64"
     learned: str = "runs/{reward}-seed{seed}/distance.pt2"  # distance files of 02 and 03, {seed} is the run's
-    r3m: str = "runs/r3m/model.pt"  # R3M's checkpoint, for the reward r3m
+    r3m: str = "runs/r3m.pt"  # R3M's checkpoint, for the reward r3m
     timm: str = "resnet50.a1_in1k"  # the timm model of the reward frozen
-    data: str = "data/standin"  # clips of 01, with demonstrations/<task>/<k>.webm, TCN's goals
+    data: str = "data/standin"  # with demonstrations/<task>/<k>.webm, TCN's goals; trains on the stand-in
     plot: tuple[str, ...] = ()  # patterns of curve files: compare these, write to --out, and stop
     column: Literal["", "return", "success", "train_return", "train_success"] = ""  # of --plot, and
     level: float = 0.5  # what counts as learned in it; without a column: the two levels of --task
@@ -104,7 +104,7 @@ r"""
 """
 
 # %%
-R3M_ABSENT = "there is no {0}, R3M's checkpoint; get it: gdown 1Xu0ssuG0N1zjZS54wmWzJ7-nb0-7XzbA -O {0}"
+R3M_ABSENT = "there is no {0}, R3M's weights; by pip's gdown: gdown 1Xu0ssuG0N1zjZS54wmWzJ7-nb0-7XzbA -O {0}"
 
 
 def embedding_file(path, name, *layers):
@@ -196,7 +196,7 @@ Two runs that share a distance file share its luck. So the run with seed $k$ use
 seed $k$, for `untrained` another draw of weights, for `tcn` demonstration $k \bmod 3$ (ours; paper: five
 seeds on each). `-T0.1` multiplies $T$ by 0.1, but not the threshold that ends a stage of the drawer.
 Lengths are fixed before a run starts: runs stopped when they look good make a method look fast. Each has a
-core of its own. An interrupt stops all; the same command, or cell, goes on.
+core. All curves in `--out` are compared: other flags want another. Interrupted, the same command goes on.
 """
 
 # %%
@@ -248,9 +248,9 @@ def robot_video(config):
 
 def make_files(reward, k, config):
     """Make what a run reads where it is missing; returns its distance file. UserError where it cannot."""
-    path = Path(flags_of(reward, config, k)[1])
-    if reward == "tcn":  # 01 makes demonstrations of pushing and drawer_open; for another task add your own
-        ensure(config.data)
+    _, path, *more = map(Path, flags_of(reward, config, k))
+    if reward == "tcn" and not (ensure(config.data) or more[1].is_file()):
+        raise UserError(f"there is no {more[1]}; 01 makes those of pushing and drawer_open, add your own")
     if path.suffix != ".pt2" or path.exists():
         return path
     if reward == "tcn":
@@ -388,7 +388,7 @@ def kind_of(path):
     """(kind, seed) of a curve, `<kind>-seed<k>/curve.csv` or `<kind>-seed<k>.csv`."""
     name = Path(path).parent.name if Path(path).name == "curve.csv" else Path(path).stem
     kind, found, seeds = name.rpartition("-seed")  # -seed0-2: a file of three, with a column seed
-    return (kind, int(seeds.split("-")[0])) if found else (name, 0)
+    return (kind, int(seeds.split("-")[0])) if found and seeds[:1].isdigit() else (name, 0)
 
 
 def read_curves(paths, column):
@@ -437,8 +437,8 @@ $n_i(\theta)$ the first step at which run $i$ reaches the level $\theta$,
 $$\text{speed-up} = \text{mean}_i\, n_i^\text{slow}(\theta) \,/\, \text{mean}_j\, n_j^\text{fast}(\theta) ,$$
 
 with the interval from seeds drawn anew on both sides. A run that never arrives is *censored*: it counts with
-the last step of its kind, and so do later arrivals on both sides. So such runs make a ratio too small on the
-slow side, too large on the fast side. If none arrives, it is `nan`.
+the last step of its kind, and so do later arrivals. So such runs make a ratio too small on the slow side, too
+large on the fast; if all of a side are, it has no spread: three arrivals to none hold, 1 in 12 by chance.
 """
 
 # %%

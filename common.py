@@ -80,7 +80,7 @@ def _one_line_for_users(kind, error, trace):
 
 
 def run_script(script, *arguments):
-    """Run a numbered file, smoke where this process is; UserError where it fails."""
+    """Run a numbered file; UserError where it fails."""
     command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
     print("$ python", script, *command[2:], flush=True)
     if subprocess.run(command).returncode:
@@ -90,19 +90,20 @@ def run_script(script, *arguments):
 def ensure(path):
     """Run 01, 02 or 03 if `path` is what it writes by default and is missing, or half-made clips."""
     path, manifest = Path(path), Path(path) / "manifest.json"
+    preset = "smoke" if "smoke" in path.parts else "laptop"
     trained = re.fullmatch(r"runs/(?:smoke/)?hold_([cr])-seed(\d+)/distance\.pt2", path.as_posix())
     if not (path / "labels/labels.json").is_file() and manifest.is_file() and "flags" in manifest.read_text():
         run_script("01_data.py", *json.loads(manifest.read_text())["flags"], "--out", path)
     elif path in (Path("data/standin"), Path("runs/smoke/clips")) and not path.exists():
-        run_script("01_data.py", "--out", path)
+        run_script("01_data.py", "--out", path, "--preset", preset)
     elif trained and not path.exists():
         script = "02_hold_r.py" if trained[1] == "r" else "03_hold_c.py"
-        run_script(script, "--seed", trained[2], "--out", path.parent)
+        run_script(script, "--seed", trained[2], "--out", path.parent, "--preset", preset)
 
 
 @contextlib.contextmanager
 def write_whole(path):
-    """A path beside `path`, renamed to it if all went well: whole files or none."""
+    """A path beside `path`, renamed to it if all went well."""
     path = Path(path)
     draft = path.with_name(f".{os.getpid()}-{path.name}")  # suffix tells format
     try:
@@ -116,7 +117,7 @@ def write_whole(path):
 
 
 def write_csv(path, rows):
-    """Write a list of dicts with equal keys as one CSV file."""
+    """Write dicts of equal keys as one CSV file."""
     with write_whole(path) as draft, open(draft, "w", newline="") as file:
         csv.writer(file).writerows([rows[0], *([row[name] for name in rows[0]] for row in rows)])
 
@@ -160,7 +161,7 @@ def load_run(path, config, parts, free=()):
 
 
 def pick_device(name="auto"):
-    """The torch device called `name`; `auto` takes an accelerator (CUDA, MPS) where there is one."""
+    """The torch device `name`; `auto`: an accelerator (CUDA, MPS) where there is one."""
     if name == "auto":
         name = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     try:
@@ -180,7 +181,7 @@ def join_processes(name):
 
 
 def visited(n, clips, seed):
-    """Which of `clips` clips is the n-th visited: a new permutation for every pass."""
+    """Which of `clips` clips is the n-th visited, in a new order each pass."""
     epoch, place = divmod(n, clips)
     return int(np.random.default_rng([seed, 1, epoch]).permutation(clips)[place])
 
@@ -274,8 +275,8 @@ class ClipSet(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         first, info = range(len(self))[index], torch.utils.data.get_worker_info()
-        for i in range(first, first + min(len(self), 100)):
-            path = self.paths[i % len(self)]
+        order = [self.paths[i % len(self)] for i in range(first, first + min(len(self), 100))]
+        for path in [p for p in order if p not in self.told]:
             if path in self.kept:
                 return self.kept[path]
             try:
@@ -286,8 +287,7 @@ class ClipSet(torch.utils.data.Dataset):
                     self.kept[path] = frames, fps
                 return frames, fps
             except UserError as error:
-                if path not in self.told:
-                    print(f"left out: {error}", flush=True)
+                print(f"left out: {error}", flush=True)
                 self.told.add(path)
         raise UserError(f"{self.paths[first]} and the clips after it cannot be read")
 
@@ -305,7 +305,7 @@ RANDAUGMENT = {  # authors' code, magnitude 20, on one tall picture uint8 (3, T 
 
 
 def augment_steps(clip, size, kind, rng):
-    """Yield (name, clip) after each step of `augment`; 01_data.py explains them."""
+    """Yield (name, clip) after each step of `augment`, told in 01_data.py."""
     scale = 9 / 8 * size / min(clip.shape[-2:])  # short side 288 for a crop of 256
     H, W = (max(size, round(side * scale * rng.uniform(0.9, 1.33))) for side in clip.shape[-2:])
     yield "stretch", (clip := TF.resize(clip, [H, W], antialias=True))
@@ -331,7 +331,7 @@ def augment_steps(clip, size, kind, rng):
 
 
 def augment(clip, size, kind, rng):
-    """Augment a clip (T, 3, H, W) uint8, all frames alike: (T, 3, size, size); kind "light" or "paper"."""
+    """Augment a clip (T, 3, H, W) uint8: (T, 3, size, size); kind "light" or "paper"."""
     return list(augment_steps(clip, size, kind, rng))[-1][1]
 
 

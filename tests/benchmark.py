@@ -2,7 +2,7 @@
 
     python tests/benchmark.py read     # decoding clips, beside PyAV frame by frame and decord
     python tests/benchmark.py render   # pictures of the tasks, beside what MuJoCo draws by default
-    python tests/benchmark.py train    # 02 and 03, beside updates from memory and a bare timm loop
+    python tests/benchmark.py train    # 02 and 03, beside updates from memory
     python tests/benchmark.py sac      # 05 at batch 64 and 256, beside stable-baselines3 in two forms
 
 What is not installed is left out. All ways take turns, so that a busy machine is busy for all; a number is a
@@ -45,9 +45,6 @@ def table(title, times, ours, count=1):
               f"{wall / times[ours][0]:6.2f} times {ours}")
 
 
-# ---- read
-
-
 def readers():
     """Ways to decode a whole file at its own size, {name: function of a path}: those installed."""
 
@@ -64,16 +61,12 @@ def readers():
 
 
 def benchmark_read(folder="data/standin", count=64):
-    """Time all ways to decode the first clips, and to take them from memory as training does later on."""
+    """Time all ways to decode the first clips."""
     common.ensure(folder)
     clips = common.ClipSet(folder, "train", 72, count)
     ways = {name: partial(lambda read: [read(path) for path in clips.paths], read)
             for name, read in readers().items()}
-    ways["from memory"] = lambda: [clips[i][0].max() for i in range(len(clips))]
     table(f"a clip of {folder}, {len(clips)} of them", in_turns(ways), "read_clip", len(clips))
-
-
-# ---- render
 
 
 def benchmark_render(rows=48, pictures=20):
@@ -92,33 +85,23 @@ def benchmark_render(rows=48, pictures=20):
             task.close()
 
 
-# ---- train
-
-
 def training_loops(module, loss, config):
-    """{name: one update}: bare timm, of a batch in memory, and with decoding and augmentation."""
+    """{name: one update}: of a batch in memory, and with decoding and augmentation."""
     device = common.pick_device(config.device)
     common.ensure(config.data)
     parts, _ = module.start(config, device)
     batches = iter(module.load_batches(module.open_clips(config)[0], config, 0, 0, 1))
 
-    def look(pictures):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return parts["network"](pictures).float()
-
-    def follow(loss):
-        parts["optimizer"].zero_grad()
-        loss.backward()
-        parts["optimizer"].step()
-
     def learn(batch):
         frames, *others = (x.to(device) for x in batch)
-        follow(loss(look(frames.flatten(0, 1).float() / 127.5 - 1), *others))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            seen = parts["network"](frames.flatten(0, 1).float() / 127.5 - 1)
+        parts["optimizer"].zero_grad()
+        loss(seen.float(), *others).backward()
+        parts["optimizer"].step()
 
     kept = next(batches)
-    ready = torch.randn(kept[0].flatten(0, 1).shape, device=device)
-    return {"a bare timm loop": lambda: follow(look(ready).square().mean()),
-            "from memory": lambda: learn(kept), "training": lambda: learn(next(batches))}
+    return {"from memory": lambda: learn(kept), "training": lambda: learn(next(batches))}
 
 
 def benchmark_train():
@@ -134,9 +117,6 @@ def benchmark_train():
     for module, loss in ((hold_r, regression), (hold_c, contrast)):
         loops = training_loops(module, loss, module.Config(resume=False))
         table(f"an update of {module.__name__}.py", in_turns(loops), "training")
-
-
-# ---- sac
 
 
 def make_sb3(sac, config, env, shared):

@@ -110,7 +110,7 @@ def test_a_run_with_seed_k_reads_what_was_trained_with_seed_k(baselines, tmp_pat
     rewards = ("sparse", "r3m", "untrained", "hold_c-T0.1", "tcn", "sparse-long")
     config = baselines.Config(task="pushing", rewards=rewards, seeds=2, steps=500, flags="--batch 256")
     jobs = {job.folder.name: job for job in baselines.list_jobs(config)}
-    assert "r3m is left out: there is no runs/r3m/model.pt" in capsys.readouterr().out
+    assert "r3m is left out: there is no runs/r3m.pt" in capsys.readouterr().out
     assert list(jobs) == [f"{name}-seed{k}" for k in (0, 1) for name in rewards if name != "r3m"]
     told = {name: " ".join(job.command[2:]) for name, job in jobs.items()}
     assert told["untrained-seed1"] == (
@@ -160,7 +160,7 @@ def test_an_interrupt_stops_the_runs(baselines, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "start", lambda *words: started.append(start(*words)) or started[-1])
     with stopped_after(baselines.time, "sleep", 0), pytest.raises(KeyboardInterrupt):
         baselines.run_jobs(jobs_of(baselines, tmp_path, a="import time; time.sleep(600)"), cores=1)
-    assert len(started) == 1 and started[0].returncode is not None
+    assert len(started) == 1 and started[0].returncode < 0
 
 
 def test_speed_up_against_a_naive_bootstrap(baselines):
@@ -256,12 +256,14 @@ def test_comparison_writes_tables_and_claims_follow_the_rule(baselines, tmp_path
 def test_results_and_readme_say_what_the_committed_curves_say(baselines, tmp_path):
     readme, results = ((ROOT / name).read_text() for name in ("README.md", "assets/RESULTS.md"))
     spoken, sentence = [], r"(\d?\.\d\d)[^\d(]*\((\d?\.\d\d) to (\d?\.\d\d)\)"  # .87 (.77 to .97)
-    for task, levels in baselines.LEVELS.items():
-        files = sorted((ROOT / "assets" / task).glob("*-seed*.csv"))
-        rows = baselines.compare(files, levels, tmp_path)
-        assert all(baselines.ROW.format(**row) in results for row in rows), task
+    for task in ("pushing", "close_drawer", "cup_forward", "faucet_right"):
+        levels, home = baselines.LEVELS[task], ROOT / "assets" / task
+        rows = baselines.compare(sorted(home.glob("*-seed*.csv")), levels, tmp_path)
+        assert "|---|\n" + "\n".join(baselines.ROW.format(**row) for row in rows) + "\n\n" in results, task
         section = results.split(f"\n## {task.replace('_', ' ').capitalize()}\n")[1].split("\n## ")[0]
-        prose, pairs = re.sub(r"\n\|.*|\s+", " ", section), common.read_csv(tmp_path / "speedups.csv")
+        prose, pairs = re.sub(r"\n\|.*|\s+", " ", section), common.read_csv(home / "speedups.csv")
+        made = common.read_csv(tmp_path / "speedups.csv")
+        assert (made["runs"] == pairs["runs"]).all() and (made["verdict"] == pairs["verdict"]).all()
         table = zip(*(pairs[name] for name in ("ratio", "low", "high")))
         known = {tuple(f"{x:.2f}".lstrip("0") for x in row) for row in table}
         spoken += [(task, found, found in known) for found in re.findall(sentence, prose)]
@@ -270,12 +272,11 @@ def test_results_and_readme_say_what_the_committed_curves_say(baselines, tmp_pat
             first = np.array(row["first"].replace("never", "inf").split(), float)
             when[row["kind"]] = mean = np.minimum(first, row["step"]).mean()
             told[row["kind"]] = f"{mean:,.0f} ({np.isfinite(first).sum()} of {len(first)})"
-        if rows and len(rows[0]["ends"].split()) == baselines.SEEDS:
-            rival = min((kind for kind in when if not kind.startswith(("hold_c", "sparse"))), key=when.get)
-            assert f"| {told['hold_c']} | {told['sparse']} | {rival} {told[rival]} |" in readme
-    assert len(spoken) >= 7 and all(found for *_, found in spoken), spoken
+        rival = min((kind for kind in when if not kind.startswith(("hold_c", "sparse"))), key=when.get)
+        assert f"| {told['hold_c']} | {told['sparse']} | {rival} {told[rival]} |" in readme
+    assert len(spoken) >= 19 and all(found for *_, found in spoken), spoken
     judged = baselines.claims_table(ROOT / "assets")
-    assert all(baselines.CLAIM.format(**row) in results for row in judged)
+    assert "|---|\n" + "\n".join(baselines.CLAIM.format(**row) for row in judged) + "\n\n" in results
     told = re.findall(r"\*\*([a-z ]+)\*\*[^*]*?([\d.]+ \([\d.]+ to [\d.]+\)|\d of \d runs arrive)", readme)
     assert len(told) >= 7 and all(any(row["verdict"] == verdict and row["measured"].startswith(number)
                                       for row in judged) for verdict, number in told)

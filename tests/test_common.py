@@ -82,12 +82,12 @@ def test_what_is_missing_is_made_with_the_same_settings(tmp_path, monkeypatch):
     common.ensure("runs/mine/distance.pt2")
     assert commands == []  # nothing of ours
     parse(monkeypatch, "--preset", "smoke")
-    common.ensure("data/standin")
-    assert [os.environ["SMOKE_TEST"], *commands.pop()] == ["1", f"{ROOT}/01_data.py", "--out", "data/standin"]
-    parse(monkeypatch)
-    assert os.environ["SMOKE_TEST"] == "0"
+    for path, preset in (("data/standin", "laptop"), ("runs/smoke/clips", "smoke")):  # nothing small in data/
+        common.ensure(path)
+        assert commands.pop() == [f"{ROOT}/01_data.py", "--out", path, "--preset", preset]
     common.ensure("runs/hold_r-seed3/distance.pt2")
-    assert commands.pop() == [str(ROOT / "02_hold_r.py"), "--seed", "3", "--out", "runs/hold_r-seed3"]
+    words = "--seed 3 --out runs/hold_r-seed3 --preset laptop"
+    assert commands.pop() == [f"{ROOT}/02_hold_r.py", *words.split()] and os.environ["SMOKE_TEST"] == "1"
     common.Path("begun").mkdir()
     common.Path("begun/manifest.json").write_text(json.dumps({"flags": ["--clips", "3000"]}))
     common.ensure("begun")
@@ -174,6 +174,11 @@ def test_augmentation_is_the_released_one(rng):
                 assert torch.equal(after[:, :, ~black[0]], before[:, :, ~black[0]])
                 boxes.append((rows, columns))
     assert np.max(boxes) == 40 > np.min(boxes)  # 160 of 256 pixels, less what is beyond the edge
+    ramp = torch.linspace(60, 190, 96).expand(2, 3, 72, 96).byte()
+    light = [dict(common.augment_steps(ramp, 64, "light", np.random.default_rng(n))) for n in range(60)]
+    heights, tones = zip(*[(steps["stretch"].shape[2], steps["hue"].float().mean()) for steps in light])
+    assert 64 <= min(heights) < 68 and 92 < max(heights) <= 96 and np.ptp(tones) > 40
+    assert 20 < sum(bool(steps["flip"][0, 0, 0, 0] > steps["flip"][0, 0, 0, -1]) for steps in light) < 40
 
 
 class Mean(nn.Module):

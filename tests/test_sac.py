@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -99,7 +100,8 @@ def test_the_paper_preset_is_table_iii_and_the_released_code(sac):
     paper = sac.Config.paper()
     assert (paper.gamma, paper.batch, paper.lr, paper.tau) == (0.99, 256, 3e-4, 0.005)
     assert (paper.random_steps, paper.temperature, paper.encoder) == (1000, 1, "paper")
-    assert not (paper.bootstrap_truncation or paper.shift_per_image or paper.height) and paper.stage_cost == 2
+    assert (paper.random_hold, paper.success_share, paper.threshold, paper.stage_cost) == (1, 0, 1, 2)
+    assert not (paper.bootstrap_truncation or paper.shift_per_image or paper.height or paper.random_start)
     steps = {task: sac.fill_in(replace(paper, task=task)).steps for task in ("pushing", "close_drawer")}
     assert steps == {"pushing": 400_000, "close_drawer": 35_000}
 
@@ -118,17 +120,24 @@ def test_replay_never_crosses_an_episode_even_when_it_grows(sac, rng):
     assert set(memory.sample(5000, rng)[2].tolist()) == set(kept.values())
 
 
-def test_a_share_of_each_batch_is_from_episodes_that_succeeded(sac, tmp_path, rng):
+def test_a_share_of_each_batch_is_from_episodes_that_succeeded(sac, tmp_path, rng, monkeypatch):
     run = sac.train(settings(sac, tmp_path, random_steps=96), Dot())  # random play alone: some succeed
     found, memory = run.replay.good[: run.replay.filled].reshape(8, 13), run.replay  # episodes of 13 pictures
-    succeeded = memory.rewards[: memory.filled].reshape(8, 13)[:, :12].any(1)
-    assert 0 < succeeded.sum() < 8 and (found == succeeded[:, None]).all()
+    rewards = memory.rewards[: memory.filled].reshape(8, 13)[:, :12]
+    succeeded = rewards.any(1)
+    assert 0 < succeeded.mean() == run.rows[-1]["train_success"] < 1 and (found == succeeded[:, None]).all()
+    assert run.rows[-1]["train_return"] == pytest.approx(rewards.sum() / 8)
     memory.frames[: memory.filled, 0, 0, 0] = memory.good[: memory.filled]
     for share in (0, 0.25, 1):
         drawn = np.mean([memory.sample(40, rng, share)[0][:, 0, 0, 0].mean() for _ in range(200)])
         assert drawn == pytest.approx(share + (1 - share) * succeeded.mean(), abs=0.03)
-    memory.good[:] = False
-    assert len(memory.sample(40, rng, 1.0)[0]) == 40  # none has succeeded: all are drawn evenly
+    drawn, shifted = [], []
+    memory.sample = lambda *words: drawn.append(words[::2]) or sac.Replay.sample(memory, *words)
+    monkeypatch.setattr(sac, "random_shift", lambda x, _, per_image: shifted.append(per_image) or x)
+    sac.update(run)
+    assert drawn == [(8, 0.25)] and shifted == [True, True]
+    blind = sac.train(settings(sac, tmp_path / "blind", random_steps=96, sparse_weight=0.0), Dot()).replay
+    assert not blind.good[: blind.filled].any() and len(blind.sample(40, rng, 1.0)[0]) == 40  # drawn evenly
 
 
 def test_random_actions_are_held_and_begin_training_episodes(sac, tmp_path):
@@ -229,8 +238,9 @@ def test_evaluation_never_meets_training(sac, tmp_path):
     assert set(env.seeds[4:]) == {sac.start_seed(i) for i in range(5)}  # one is played, after a look at five
     for fixed, plays in ((True, 1), (False, 7)):
         env = Dot(fixed=fixed)
-        scores, (frames, actions, infos) = sac.evaluate(sac.Agent((16, 16, 3), 2), env, 7)
-        assert len(env.seeds) == 5 + plays and math.isnan(scores["distance"])
+        scores, (frames, actions, infos) = sac.evaluate(SimpleNamespace(act=lambda _: [0, 1]), env, 7)
+        assert len(env.seeds) == 5 + plays and math.isnan(scores.pop("distance"))
+        assert scores == {"return": 7, "success": 1, "success_last": 1}  # from 2 to over 13, by 2 a step
         assert len(frames) == len(actions) + 1 == len(infos) == 13
 
 
@@ -258,23 +268,28 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(sac, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(sac, tmp_path, monkeypatch):
-    real, calls = sac.sac_losses, iter(range(99))
+    real, calls = sac.sac_losses, []
 
     def broken(*arguments):
-        critic, *others = real(*arguments)
-        return critic * (math.inf if next(calls) == 14 else 1), *others
+        critic, *others = calls.append(arguments[-1]) or real(*arguments)
+        return critic * (math.inf if len(calls) == 15 else 1), *others
 
     monkeypatch.setattr(sac, "sac_losses", broken)
     with pytest.raises(common.UserError, match="step 38: .'critic_loss': inf"):
-        sac.train(settings(sac, tmp_path), Dot(), save_seconds=0)
+        sac.train(settings(sac, tmp_path, gamma=0.7), Dot(), save_seconds=0)
     kept = torch.load(tmp_path / "checkpoint.pt")
     assert kept["step"] <= 36 and all(weight.isfinite().all() for weight in kept["agent"].values())
+    assert set(calls) == {0.7}
 
 
 def test_make_env_reads_its_flags_and_bad_input_gets_one_line(sac, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make = lambda **flags: sac.make_env(replace(sac.Config("drawer_open", "pixels", height=24), **flags))
-    both, last = make(), make(single_goal=True)
+    both, last = make(form="printed", threshold=2.0, stage_cost=3.0, gamma=0.5), make(single_goal=True)
+    assert (both.form, both.threshold, both.costs[0], both.gamma) == ("printed", 2, 3, 0.5)
+    (oracle := make(distance="oracle")).reset(seed=0)
+    _, paid, *_, info = oracle.step(np.zeros(4))
+    assert paid == info["oracle_reward"] < 0 == info["reward_sparse"]
     assert both.observation_space.shape == (24, 24, 6) and last.observation_space.shape == (24, 24, 3)
     assert len(both.goals) == 2 and np.array_equal(last.goals[0], both.goals[1])
     common.write_video("goals.mp4", np.repeat(both.goals, 4, 0), fps=5)
