@@ -274,7 +274,7 @@ def test_results_and_readme_say_what_the_committed_curves_say(baselines, tmp_pat
             told[row["kind"]] = f"{mean:,.0f} ({np.isfinite(first).sum()} of {len(first)})"
         rival = min((kind for kind in when if not kind.startswith(("hold_c", "sparse"))), key=when.get)
         assert f"| {told['hold_c']} | {told['sparse']} | {rival} {told[rival]} |" in readme
-    assert len(spoken) >= 19 and all(found for *_, found in spoken), spoken
+    assert len(spoken) >= 22 and all(found for *_, found in spoken), spoken
     judged = baselines.claims_table(ROOT / "assets")
     assert "|---|\n" + "\n".join(baselines.CLAIM.format(**row) for row in judged) + "\n\n" in results
     told = re.findall(r"\*\*([a-z ]+)\*\*[^*]*?([\d.]+ \([\d.]+ to [\d.]+\)|\d of \d runs arrive)", readme)
