@@ -388,7 +388,7 @@ def kind_of(path):
     """(kind, seed) of a curve, `<kind>-seed<k>/curve.csv` or `<kind>-seed<k>.csv`."""
     name = Path(path).parent.name if Path(path).name == "curve.csv" else Path(path).stem
     kind, found, seeds = name.rpartition("-seed")  # -seed0-2: a file of three, with a column seed
-    return (kind, int(seeds.split("-")[0])) if found and seeds[:1].isdigit() else (name, 0)
+    return (kind, int(first)) if found and (first := seeds.split("-")[0]).isdigit() else (name, 0)
 
 
 def read_curves(paths, column):

@@ -42,7 +42,7 @@ def parse(monkeypatch, *argv, smoke="0", program="script.py", **changes):
 
 def test_command_line_overrides_changes_override_the_preset(monkeypatch):
     plain = Settings(out="runs/x-seed0")
-    assert parse(monkeypatch) == plain
+    assert parse(monkeypatch) == plain and os.environ["SMOKE_TEST"] == "0"
     given = parse(monkeypatch, "--task", "b", *"--size 8 9 --no-flag --limit 0 --seed 3".split(), steps=7)
     assert given == Settings(7, "b", (8, 9), False, limit=0.0, out="runs/x-seed3", seed=3)
     assert parse(monkeypatch, "--preset", "smoke", "--task", "b") == replace(plain, steps=1, task="b")

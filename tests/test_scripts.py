@@ -126,6 +126,7 @@ def test_nothing_is_committed_that_should_not_be():
 @pytest.mark.parametrize("script, flags, words", [
     ("03_hold_c.py", ["--network", "resnet99"], "timm has no model"),
     ("06_baselines.py", ["--rewards", "gail"], "gail"),
+    ("05_sac.py", ["--task", "dancing"], "invalid choice"),
     ("05_sac.py", ["--tasks", "faucet_right"], "need --look; to train, give --task"),
     ("03_hold_c.py", ["--data", "nowhere"], "nowhere is no folder with videos")])
 def test_bad_flags_get_one_clear_line(script, flags, words, tmp_path):
